@@ -1,0 +1,69 @@
+"""What the roles say to one another: the ledger's and the fleet's interfaces, and a worker's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from autohyp.journal import CampaignState, Draft
+from autohyp.records import Run, WorkerLive
+
+__all__ = ["Fleet", "LedgerClient", "RunEnded", "RunOrder"]
+
+
+class LedgerClient(Protocol):
+    """The campaign's one writer, as its other roles see it."""
+
+    def append(self, drafts: Sequence[Draft]) -> None:
+        """Record the drafts in order and return once they are durable; keys already recorded are skipped.
+
+        Raises JournalError at the first draft that cannot follow what is recorded; those before it are kept.
+        """
+
+    def state(self) -> CampaignState:
+        """The newest durable state; the caller must not change it."""
+
+    def heartbeat(self, live: WorkerLive) -> None:
+        """Tell what a worker is doing now; not journaled, never blocks."""
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """A run for a worker: the commit to check out, and words for the views."""
+
+    run: Run
+    commit: str
+    title: str
+    hypothesis_id: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A worker came to the end of an order, with its result in the ledger unless `error` says otherwise."""
+
+    worker_id: str
+    run_id: str
+    error: str | None = None
+
+
+class Fleet(Protocol):
+    """The workers, as the observer sees them; the fleet keeps their number right by itself."""
+
+    def idle(self) -> list[WorkerLive]:
+        """Workers that could take an order now."""
+
+    def busy(self) -> dict[str, str]:
+        """run_id by worker_id, for workers with an order."""
+
+    def num_workers(self) -> int:
+        """Workers that exist, idle or busy."""
+
+    def assign(self, worker_id: str, order: RunOrder) -> None:
+        """Hand an order over and return at once."""
+
+    def wait(self, timeout_s: float) -> list[RunEnded]:
+        """Orders that ended, waiting up to `timeout_s` for the first one."""
+
+    def cancel_all(self) -> None:
+        """Tell every worker to give up its run."""

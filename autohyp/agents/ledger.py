@@ -1,0 +1,117 @@
+"""The ledger: the campaign's state and the one way to change it.
+
+Guarantees: a change is recorded in the journal before it is acknowledged; the same key is recorded once
+however often it is sent; an event that cannot follow what is recorded is refused and leaves no trace.
+Several callers' changes are committed with one fsync (`commit`). The state handed out is only ever durable.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autohyp.errors import JournalError
+from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, replay
+from autohyp.journal.file import read_journal
+from autohyp.paths import CampaignPaths, write_atomic
+from autohyp.records import WorkerLive, utc_now
+
+__all__ = ["Ledger", "Request"]
+
+
+@dataclass
+class Request:
+    """One caller's drafts; `error` is set when they were not all recorded."""
+
+    drafts: Sequence[Draft]
+    error: JournalError | None = None
+
+
+class Ledger:
+    """Replays the journal when made, then commits changes to it; not thread-safe."""
+
+    def __init__(self, paths: CampaignPaths) -> None:
+        self._paths = paths
+        self._writer = JournalWriter(paths.journal)
+        self.torn_tail = self._writer.torn_tail
+        self.state = CampaignState()
+        self._keys: set[str] = set()
+        self._replay(self._writer.entries)
+        self._writer.entries = []
+        self.live: dict[str, WorkerLive] = {}
+
+    def append(self, drafts: Sequence[Draft]) -> None:
+        """Commit one caller's drafts; JournalError as `LedgerClient.append` says."""
+        request = Request(drafts)
+        self.commit([request])
+        if request.error is not None:
+            raise request.error
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        """Check all requests against the state, write what passes with one fsync, then take it on."""
+        accepted: list[Draft] = []
+        ts = utc_now()
+        for request in requests:
+            try:
+                for draft in request.drafts:
+                    if draft.key not in self._keys:
+                        self.state.apply(Entry(self.state.version + 1, ts, draft.key, draft.event, ""))
+                        self._keys.add(draft.key)
+                        accepted.append(draft)
+            except JournalError as error:
+                request.error = error
+        if not accepted:
+            return
+        try:
+            self._writer.append(accepted, ts)
+        except JournalError as error:
+            self._take_back()
+            for request in requests:
+                request.error = request.error or error
+
+    def heartbeat(self, live: WorkerLive) -> None:
+        """Remember and show what a worker does now; a full disk does not matter here."""
+        before = self.live.get(live.worker_id)
+        self.live[live.worker_id] = live
+        if before is None or before.state != live.state or before.updated_at[:19] != live.updated_at[:19]:
+            try:
+                write_atomic(self._paths.live_workers / f"{live.worker_id}.json", _live_file(live))
+            except OSError:
+                return
+
+    def close(self) -> None:
+        """Release the journal for another writer."""
+        self._writer.close()
+
+    def _replay(self, entries: Sequence[Entry]) -> None:
+        self.state = replay(entries)
+        self._keys = {entry.key for entry in entries}
+
+    def _take_back(self) -> None:
+        """The disk refused: go back to what it holds."""
+        self._replay(read_journal(self._paths.journal))
+
+
+def _live_file(live: WorkerLive) -> str:
+    """The file that the older systems' monitors read (docs/formats.md)."""
+    progress = live.progress.model_dump(mode="json") if live.progress else {}
+    return json.dumps(
+        {
+            "worker_id": live.worker_id,
+            "node_id": live.node_id,
+            "gpu_id": live.gpu_id,
+            "run_id": live.run_id,
+            "state": live.state,
+            "updated_at": live.updated_at,
+            "pid": live.pid,
+            "commit": live.commit,
+            "hypothesis_id": live.hypothesis_id,
+            "title": live.title,
+            "notes": "",
+            "metrics": {},
+            "progress": progress,
+            "paths": {},
+        },
+        indent=2,
+    )

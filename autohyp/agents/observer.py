@@ -1,0 +1,355 @@
+"""The observer: owns the queue, dispatch and decisions.
+
+One `step` looks at the newest durable state, asks the policies, and carries out what they return: settle what
+ended, decide what is measured, hand free workers their next run, keep hypotheses ready. It keeps nothing that
+the ledger does not hold, so a new observer goes on where the last one died. Every change it makes carries a
+key made of the fact itself, so a change sent twice is recorded once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from autohyp.agents.base import Fleet, LedgerClient, RunOrder
+from autohyp.agents.briefing import build_brief, past_experiment
+from autohyp.agents.tool_builder import judge_tool, tools_to_request
+from autohyp.config import CampaignConfig
+from autohyp.errors import EditError
+from autohyp.execution.preflight import PreflightLimits, check
+from autohyp.execution.workspace import Workspace
+from autohyp.journal import Draft, Entry, ExperimentEntry
+from autohyp.journal import events as ev
+from autohyp.policies.decide import Evidence, Standing, decide, pooled_noise
+from autohyp.policies.failure import LossAction, on_lost_run
+from autohyp.policies.findings import finding_about
+from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, queue_target
+from autohyp.policies.stopping import Allowance, allowance
+from autohyp.records import (
+    BASELINE_KIND,
+    Experiment,
+    Hypothesis,
+    NoiseFloor,
+    Run,
+    RunResult,
+    RunStatus,
+    ToolStatus,
+    Verdict,
+    utc_now,
+)
+from autohyp.researchers.base import Researcher
+from autohyp.source import apply_edit, fingerprint, line_count, read_constants
+
+__all__ = ["Observer"]
+
+log = logging.getLogger(__name__)
+
+TYPICAL_OVERHEAD_S = 10.0
+"""What a run takes beside its budget, until this campaign has measured it."""
+
+
+class Observer:
+    """Runs a campaign by repeated `step`s until `finished` gives a reason."""
+
+    def __init__(
+        self,
+        config: CampaignConfig,
+        ledger: LedgerClient,
+        fleet: Fleet,
+        workspace: Workspace,
+        researchers: Sequence[Researcher],
+        sequence_len: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._fleet = fleet
+        self._workspace = workspace
+        self._researchers = list(researchers)
+        self._preflight_limits = PreflightLimits(sequence_len=sequence_len)
+        self._clock = clock
+        self._started_at = clock()
+        self._state = ledger.state()
+        self._stop_reason: str | None = None
+        self._noise_of: tuple[int, NoiseFloor | None] = (-1, None)
+        self.finished: str | None = None
+        self._settle_orphans()
+
+    def stop(self, reason: str, *, now: bool) -> None:
+        """Start nothing more; with `now` also give up what runs (it is tried again on resume)."""
+        self._stop_reason = self._stop_reason or reason
+        if now:
+            self._fleet.cancel_all()
+
+    def step(self, timeout_s: float) -> None:
+        """One turn of the loop, waiting up to `timeout_s` for a worker to end its run."""
+        ended = self._fleet.wait(timeout_s)
+        self._state = self._ledger.state()
+        for end in ended:
+            if end.error is not None:
+                self._settle_loss(end.run_id, end.error, at_fault=True)
+        self._decide_all()
+        self._look_after_tools()
+        permission = self._permission()
+        self._dispatch(permission)
+        if permission.may_begin:
+            self._refill()
+            self._dispatch(permission)
+        self._finish_if_done(permission)
+
+    # What ended ------------------------------------------------------------------------------
+
+    def _settle_orphans(self) -> None:
+        """Runs that the journal has in flight but no worker has: their session or observer died."""
+        held = set(self._fleet.busy().values())
+        for run_id in [run_id for run_id in self._state.in_flight if run_id not in held]:
+            self._settle_loss(run_id, "it was interrupted", at_fault=False)
+
+    def _settle_loss(self, run_id: str, reason: str, *, at_fault: bool) -> None:
+        run = self._state.in_flight.get(run_id)
+        if run is None:
+            return
+        entry = self._state.experiments[run.experiment_id]
+        if on_lost_run(entry, run.seed, at_fault=at_fault) is LossAction.REQUEUE:
+            self._record(f"lost:{run_id}", ev.RunLost(run_id=run_id, reason=reason, at_fault=at_fault))
+        else:
+            self._record(f"finish:{run_id}", ev.RunFinished(result=self._crash(run, reason)))
+
+    def _crash(self, run: Run, reason: str) -> RunResult:
+        return RunResult(
+            run_id=run.run_id,
+            experiment_id=run.experiment_id,
+            seed=run.seed,
+            attempt=run.attempt,
+            worker_id=run.worker_id,
+            node_id=run.node_id,
+            gpu_id=run.gpu_id,
+            gpu_name=run.gpu_name,
+            status=RunStatus.CRASHED,
+            reason=f"it lost its worker again: {reason}",
+            budget_s=self._config.run.budget_s or 0.0,
+            sandbox=self._config.sandbox.backend,
+        )
+
+    # Decisions -------------------------------------------------------------------------------
+
+    def _noise(self) -> NoiseFloor | None:
+        if self._noise_of[0] != self._state.version:
+            scores = [entry.scores for entry in self._state.experiments.values()]
+            self._noise_of = (self._state.version, pooled_noise(scores))
+        return self._noise_of[1]
+
+    def _decide_all(self) -> None:
+        ready = [entry for entry in self._state.open_experiments() if entry.awaits_decision]
+        # The one that looks best goes first: the others are then measured against it.
+        ready.sort(key=lambda entry: (not entry.experiment.is_baseline, entry.mean_bpb or float("inf")))
+        for entry in ready:
+            if entry.experiment.is_baseline or self._state.champion is not None:
+                self._decide(entry)
+
+    def _decide(self, entry: ExperimentEntry) -> None:
+        champion = None if entry.experiment.is_baseline else self._state.champion
+        evidence = Evidence(
+            experiment_id=entry.experiment_id,
+            results=entry.results,
+            champion=Standing(champion.experiment_id, champion.scores) if champion else None,
+            noise=self._noise(),
+            line_delta=entry.experiment.line_delta,
+            first_seed=self._config.seed,
+        )
+        decision = decide(evidence, self._config.decisions)
+        self._record(
+            f"decide:{entry.experiment_id}:{len(entry.decisions) + 1}", ev.DecisionMade(decision=decision)
+        )
+        if decision.verdict is Verdict.KEEP:
+            self._workspace.set_champion(entry.experiment.commit)
+            self._strengthen_champion(entry)
+        if decision.verdict.is_terminal:
+            self._learn(entry)
+
+    def _strengthen_champion(self, entry: ExperimentEntry) -> None:
+        seeds = champion_runs_wanted(self._state, self._config.decisions, self._config.seed)
+        if seeds:
+            reason = "a new champion is run again, so that its mean is no lucky draw"
+            request = ev.RunsRequested(experiment_id=entry.experiment_id, seeds=seeds, reason=reason)
+            self._record(f"request:{entry.experiment_id}:{seeds[-1]}", request)
+
+    def _learn(self, entry: ExperimentEntry) -> None:
+        noise = self._noise()
+        kind = entry.experiment.hypothesis.kind
+        finding = finding_about(self._state, kind, noise) if kind != BASELINE_KIND else None
+        if finding is not None:
+            self._record(f"finding:{entry.experiment_id}", ev.FindingRecorded(finding=finding))
+        for researcher in self._researchers:
+            researcher.observe(past_experiment(self._state, entry, noise))
+
+    # Dispatch --------------------------------------------------------------------------------
+
+    def _permission(self) -> Allowance:
+        if self._stop_reason is not None:
+            return Allowance(False, False, self._stop_reason)
+        baseline = self._state.baseline
+        if baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID):
+            return Allowance(False, False, f"the baseline does not run: {baseline.decisions[-1].reason}")
+        elapsed_s = self._clock() - self._started_at
+        return allowance(self._state, self._config.limits, elapsed_s, self._expected_run_s())
+
+    def _expected_run_s(self) -> float:
+        if self._state.num_results:
+            return self._state.worker_s / self._state.num_results
+        return (self._config.run.budget_s or 0.0) + TYPICAL_OVERHEAD_S
+
+    def _dispatch(self, permission: Allowance) -> None:
+        for worker in self._fleet.idle():
+            if not permission.may_run:
+                return
+            chosen = next_run(self._state) or (self._begin_experiment() if permission.may_begin else None)
+            if chosen is None:
+                return
+            self._start(chosen, worker.worker_id, worker.node_id, worker.gpu_id, worker.gpu_name)
+            permission = self._permission()
+
+    def _start(self, chosen: NextRun, worker_id: str, node_id: str, gpu_id: str, gpu_name: str) -> None:
+        experiment = self._state.experiments[chosen.experiment_id].experiment
+        run = Run(
+            run_id=f"{chosen.experiment_id}.s{chosen.seed}.a{chosen.attempt}",
+            experiment_id=chosen.experiment_id,
+            seed=chosen.seed,
+            attempt=chosen.attempt,
+            worker_id=worker_id,
+            node_id=node_id,
+            gpu_id=gpu_id,
+            gpu_name=gpu_name,
+        )
+        self._record(f"start:{run.run_id}", ev.RunStarted(run=run))
+        hypothesis = experiment.hypothesis
+        self._fleet.assign(
+            worker_id, RunOrder(run, experiment.commit, hypothesis.title, hypothesis.hypothesis_id)
+        )
+
+    def _begin_experiment(self) -> NextRun | None:
+        """Turn the most promising hypothesis that still applies into an experiment."""
+        while self._state.queue:
+            hypothesis = self._next_hypothesis()
+            if hypothesis is None:
+                return None
+            try:
+                experiment = self._commit(hypothesis)
+            except EditError as error:
+                refusal = ev.HypothesisRefused(hypothesis_id=hypothesis.hypothesis_id, reason=str(error))
+                self._record(f"refuse:{hypothesis.hypothesis_id}", refusal)
+                continue
+            self._record(f"create:{hypothesis.hypothesis_id}", ev.ExperimentCreated(experiment=experiment))
+            return NextRun(experiment.experiment_id, experiment.seeds[0], 1)
+        return None
+
+    def _next_hypothesis(self) -> Hypothesis | None:
+        """The baseline alone before all others; then by priority, the older one first."""
+        if self._state.baseline is None:
+            return next((h for h in self._state.queue.values() if h.kind == BASELINE_KIND), None)
+        return max(self._state.queue.values(), key=lambda h: h.priority)
+
+    def _parent(self) -> ExperimentEntry | None:
+        """What a new experiment builds on: the champion, or the baseline while that is being measured."""
+        return self._state.champion or self._state.baseline
+
+    def _commit(self, hypothesis: Hypothesis) -> Experiment:
+        """Edit, check and commit. Raises EditError with the reason when the hypothesis cannot be tried."""
+        parent = self._parent()
+        parent_commit = parent.experiment.commit if parent else "champion"
+        before = self._workspace.read(parent_commit)
+        source = apply_edit(before, hypothesis.edit)
+        if parent is not None:
+            known = {e.experiment.fingerprint: e.experiment_id for e in self._state.experiments.values()}
+            report = check(source, before, known, self._preflight_limits)
+            if not report.is_clear:
+                raise EditError(report.reason)
+        ordinal = len(self._state.experiments) + 1
+        experiment_id = f"exp-{ordinal:04d}-{_slug(hypothesis.title)}"
+        commit = self._workspace.commit_experiment(
+            experiment_id, parent_commit, source, _message(hypothesis, experiment_id)
+        )
+        return Experiment(
+            experiment_id=experiment_id,
+            ordinal=ordinal,
+            hypothesis=hypothesis,
+            parent_experiment_id=parent.experiment_id if parent else None,
+            commit=commit.commit,
+            parent_commit=commit.parent_commit,
+            fingerprint=fingerprint(source),
+            constants=read_constants(source),
+            diff=commit.diff,
+            diff_stat=commit.diff_stat,
+            diff_hash=commit.diff_hash,
+            line_delta=line_count(source) - line_count(before),
+            seeds=(self._config.seed,),
+        )
+
+    # Ideas -----------------------------------------------------------------------------------
+
+    def _refill(self) -> None:
+        """Keep hypotheses ready for every worker; a researcher that fails never stops the campaign."""
+        parent = self._parent()
+        missing = queue_target(self._fleet.num_workers()) - len(self._state.queue)
+        if parent is None or missing <= 0:
+            return
+        source = self._workspace.read(parent.experiment.commit)
+        parallel = self._fleet.num_workers()
+        for researcher in self._researchers:
+            brief = build_brief(self._state, self._config, source, self._noise(), parallel)
+            try:
+                proposals = researcher.propose(brief, missing)
+            except Exception:
+                log.exception("researcher %s failed", researcher.name)
+                continue
+            for hypothesis in proposals[:missing]:
+                self._record(
+                    f"propose:{hypothesis.hypothesis_id}", ev.HypothesisProposed(hypothesis=hypothesis)
+                )
+            missing -= len(proposals)
+            if missing <= 0:
+                return
+
+    def _look_after_tools(self) -> None:
+        """Ask for tools that there is data for; adopt or discard what was published."""
+        for tool in tools_to_request(self._state):
+            self._record(f"tool:{tool.tool_id}:requested", ev.ToolChanged(tool=tool))
+        for tool in list(self._state.tools.values()):
+            if tool.status is ToolStatus.PUBLISHED:
+                self._record(f"tool:{tool.tool_id}:judged", ev.ToolChanged(tool=judge_tool(tool)))
+
+    # The end ---------------------------------------------------------------------------------
+
+    def _finish_if_done(self, permission: Allowance) -> None:
+        if permission.may_begin or self._fleet.busy():
+            return
+        undecided = any(entry.verdict is None for entry in self._state.open_experiments())
+        if permission.may_run and undecided:
+            return
+        if permission.ends_campaign:
+            self._record(f"end:{self._state.version}", ev.CampaignEnded(reason=permission.reason))
+        self.finished = permission.reason
+
+    def _record(self, key: str, event: ev.Event) -> None:
+        """Into the ledger, then into the copy that this turn goes on with."""
+        self._ledger.append([Draft(key, event)])
+        self._state.apply(Entry(self._state.version + 1, utc_now(), key, event, ""))
+
+
+def _slug(title: str) -> str:
+    """A few words of the title, fit for a branch and a folder name."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].rstrip("-") or "untitled"
+
+
+def _message(hypothesis: Hypothesis, experiment_id: str) -> str:
+    """A commit message that tells the experiment without the journal."""
+    prediction = hypothesis.prediction
+    expected = f"Prediction: {prediction.delta_bpb:+.4f} bpb\n" if prediction else ""
+    return (
+        f"{hypothesis.title}\n\n{hypothesis.rationale}\n\n{expected}"
+        f"Experiment: {experiment_id}\n"
+        f"Hypothesis: {hypothesis.hypothesis_id}\n"
+        f"Researcher: {hypothesis.researcher}\n"
+    )

@@ -1,0 +1,210 @@
+"""A worker: holds one GPU (or some cores) and runs experiments one after another.
+
+It checks a commit out, trains it in the sandbox, has it measured by the evaluator, and records the result
+itself, so that a result survives whoever ordered it. Whatever happens, the checkout and all processes of
+the run are gone when `run` returns. It never judges: what a result means is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autohyp.agents.base import LedgerClient, RunOrder
+from autohyp.config import CampaignConfig
+from autohyp.errors import AutohypError
+from autohyp.execution.sandbox.base import Limits, Sandbox
+from autohyp.execution.trainer import OutcomeStatus, TrainingJob, TrainingOutcome, run_training
+from autohyp.execution.workspace import Workspace
+from autohyp.journal import Draft
+from autohyp.journal.events import Event, RunFinished, RunLost
+from autohyp.paths import CampaignPaths
+from autohyp.records import Progress, Run, RunResult, RunStatus, WorkerLive, utc_now
+
+__all__ = ["Slot", "Worker"]
+
+_STATE_OF_PHASE: dict[str, Literal["launching", "compiling", "running", "evaluating"]] = {
+    "launching": "launching",
+    "starting": "compiling",
+    "training": "running",
+    "evaluating": "evaluating",
+}
+_TOLD_BY_SUMMARY = {
+    "total_tokens_m": "total_tokens_M",
+    "mfu_percent": "mfu_percent",
+    "num_params_m": "num_params_M",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a worker holds: `gpu_index` is None on a CPU worker, which trains with `threads` threads."""
+
+    worker_id: str
+    node_id: str
+    threads: int
+    gpu_index: int | None = None
+    gpu_name: str = ""
+
+    @property
+    def gpu_id(self) -> str:
+        return "" if self.gpu_index is None else str(self.gpu_index)
+
+
+class Worker:
+    """Runs orders in the calling thread; `cancel` and `live` may be called from others."""
+
+    def __init__(
+        self,
+        slot: Slot,
+        config: CampaignConfig,
+        paths: CampaignPaths,
+        data_dir: Path,
+        ledger: LedgerClient,
+        sandbox: Sandbox,
+    ) -> None:
+        self.slot = slot
+        self._config = config
+        self._paths = paths
+        self._data_dir = data_dir
+        self._ledger = ledger
+        self._sandbox = sandbox
+        self._workspace = Workspace(paths.repository)
+        self._cancelled = threading.Event()
+        self._order: RunOrder | None = None
+        self.live = self._describe(None)
+        self._place = paths.worktrees / slot.worker_id
+        self._clear_place()
+
+    def cancel(self) -> None:
+        """Give up the run in progress, if any: it is recorded as interrupted and tried again later."""
+        self._cancelled.set()
+
+    def run(self, order: RunOrder) -> None:
+        """Carry an order out and record its result. Raises only when the ledger cannot be reached."""
+        self._cancelled.clear()
+        self._order = order
+        self._beat(Progress(phase="launching"))
+        try:
+            event = self._result_of(order)
+        finally:
+            self._order = None
+            self._clear_place()
+        run_id = order.run.run_id
+        key = f"lost:{run_id}" if isinstance(event, RunLost) else f"finish:{run_id}"
+        self._ledger.append([Draft(key, event)])
+        self._beat(None)
+
+    def _result_of(self, order: RunOrder) -> Event:
+        run = order.run
+        try:
+            with self._workspace.checkout(order.commit, self._place / "source") as source_dir:
+                outcome = run_training(self._job(run, source_dir))
+        except AutohypError as error:
+            result = self._result(run, RunStatus.CRASHED, f"the run could not be started: {error}")
+        else:
+            if outcome.status is OutcomeStatus.CANCELLED:
+                return RunLost(run_id=run.run_id, reason="it was interrupted", at_fault=False)
+            status = RunStatus(outcome.status.value)
+            result = self._result(run, status, outcome.reason, **_measurements(outcome))
+        return RunFinished(result=result)
+
+    def _job(self, run: Run, source_dir: Path) -> TrainingJob:
+        config = self._config
+        scratch = self._place / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return TrainingJob(
+            run_id=run.run_id,
+            source_dir=source_dir,
+            scratch_dir=scratch,
+            data_dir=self._data_dir,
+            seed=run.seed,
+            budget_s=config.run.budget_s or 0.0,
+            startup_allowance_s=config.run.startup_allowance_s or 0.0,
+            evaluation_timeout_s=config.run.evaluation_timeout_s or 0.0,
+            split="val",
+            threads=self.slot.threads,
+            gpu_index=self.slot.gpu_index,
+            profile=config.profile,
+            sandbox=self._sandbox,
+            limits=Limits(
+                memory_mb=config.sandbox.memory_mb or 0,
+                processes=config.sandbox.processes,
+                open_files=config.sandbox.open_files,
+                file_size_mb=config.sandbox.scratch_mb,
+                scratch_mb=config.sandbox.scratch_mb,
+            ),
+            log_path=self._paths.log(run.experiment_id, run.run_id),
+            log_limit_bytes=int(config.sandbox.log_mb * 2**20),
+            on_progress=self._beat,
+            cancelled=self._cancelled.is_set,
+        )
+
+    def _result(self, run: Run, status: RunStatus, reason: str, **measurements: Any) -> RunResult:
+        facts = run.model_dump(exclude={"started_at"})
+        facts |= {"status": status, "reason": reason, "budget_s": self._config.run.budget_s or 0.0}
+        return RunResult.model_validate(facts | {"sandbox": self._sandbox.name} | measurements)
+
+    def _beat(self, progress: Progress | None) -> None:
+        self.live = self._describe(progress)
+        self._ledger.heartbeat(self.live)
+
+    def _describe(self, progress: Progress | None) -> WorkerLive:
+        order = self._order if progress is not None else None
+        run = order.run if order else None
+        return WorkerLive(
+            worker_id=self.slot.worker_id,
+            node_id=self.slot.node_id,
+            gpu_id=self.slot.gpu_id,
+            gpu_name=self.slot.gpu_name,
+            pid=os.getpid(),
+            state=_STATE_OF_PHASE[progress.phase] if progress else "idle",
+            run_id=run.run_id if run else "",
+            experiment_id=run.experiment_id if run else "",
+            hypothesis_id=order.hypothesis_id if order else "",
+            title=order.title if order else "",
+            commit=order.commit if order else "",
+            progress=progress,
+            updated_at=utc_now(),
+        )
+
+    def _clear_place(self) -> None:
+        """Remove what this worker, or one of the same name before it, left behind."""
+        if self._place.exists():
+            self._workspace.remove_checkout(self._place / "source")
+            shutil.rmtree(self._place, ignore_errors=True)
+
+
+def _measurements(outcome: TrainingOutcome) -> dict[str, Any]:
+    """A run's measured fields, and those that only its summary tells."""
+    told = {name: _figure(outcome.summary.get(key)) for name, key in _TOLD_BY_SUMMARY.items()}
+    tokens = told["total_tokens_m"] * 1e6
+    return told | {
+        "val_bpb": outcome.val_bpb,
+        "val_bpb_legacy": outcome.val_bpb_legacy,
+        "charged_s": outcome.charged_s,
+        "startup_s": outcome.startup_s,
+        "evaluation_s": outcome.evaluation_s,
+        "total_s": outcome.total_s,
+        "num_steps": outcome.num_steps,
+        "tokens_per_second": tokens / outcome.charged_s if outcome.charged_s else 0.0,
+        "peak_memory_mb": outcome.peak_memory_mb,
+        "curve": outcome.curve,
+        "summary": outcome.summary,
+        "integrity": outcome.integrity,
+        "log_tail": outcome.log_tail,
+    }
+
+
+def _figure(text: str | None) -> float:
+    """A finite number from the script's summary, else 0."""
+    try:
+        value = float(text or 0.0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,255 @@
+"""`autohyp run`, `resume` and `stop`: a campaign from its first line to its report."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich.console import Console
+
+from autohyp.agents.campaign import create_campaign, data_facts, new_tag, open_config
+from autohyp.cli.options import ResearchOption, TagOption
+from autohyp.config import CampaignConfig, load_config
+from autohyp.errors import CampaignError, ConfigError
+from autohyp.execution.data import prepare_data
+from autohyp.execution.sandbox.select import select_sandbox
+from autohyp.hardware import detect_hardware
+from autohyp.journal import CampaignState
+from autohyp.journal.file import JournalReader
+from autohyp.paths import CampaignPaths, bundled_target, find_campaign
+from autohyp.views.live import LiveScreen
+from autohyp.views.report import print_report
+from autohyp.views.sync import sync_all
+
+__all__ = ["register"]
+
+REFRESH_S = 0.5
+STOP_WAIT_S = 120.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(run)
+    app.command()(resume)
+    app.command()(stop)
+
+
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", min=0.1, help="End this session after so many minutes; resume goes on."),
+]
+ExperimentsOption = Annotated[
+    int | None, typer.Option("--experiments", min=1, help="End the campaign after so many experiments.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Join this Ray cluster instead of starting one here.")
+]
+
+
+def run(
+    config_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CAMPAIGN.YAML]", help="Default: ./campaign.yaml, else everything by default."
+        ),
+    ] = None,
+    research: ResearchOption = Path("research"),
+    tag: TagOption = None,
+    profile: Annotated[str | None, typer.Option(help="cpu or gpu; default: gpu where there is one.")] = None,
+    minutes: MinutesOption = None,
+    experiments: ExperimentsOption = None,
+    budget: Annotated[float | None, typer.Option("--budget", help="Training seconds of a run.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many train at once.")] = None,
+    data: Annotated[str | None, typer.Option(help="pystdlib, files or climbmix.")] = None,
+    sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap, landlock or none.")] = None,
+    address: AddressOption = None,
+) -> None:
+    """Run a campaign: try hypotheses until a limit is reached or Ctrl-C ends it.
+
+    The first runs repeat the untouched train.py and measure the noise; then every hypothesis is a commit, a
+    sandboxed training run and a decision. Ctrl-C loses nothing: `autohyp resume` goes on.
+    """
+    path = config_file or (Path("campaign.yaml") if Path("campaign.yaml").is_file() else None)
+    overrides = _overrides(
+        {
+            "tag": tag,
+            "profile": profile,
+            "limits": {"session_minutes": minutes, "max_experiments": experiments},
+            "run": {"budget_s": budget},
+            "workers": {"count": workers},
+            "data": {"source": data},
+            "sandbox": {"backend": sandbox},
+            "ray": {"address": address},
+        }
+    )
+    config = load_config(path, overrides).resolved(detect_hardware())
+    config = config.model_copy(update={"tag": config.tag or new_tag(research)})
+    target = _target_files(config, path)
+    chosen = select_sandbox(config.sandbox.backend)
+    if (research / str(config.tag)).exists():
+        raise CampaignError(
+            f"campaign {config.tag} exists; `autohyp resume --tag {config.tag}` goes on with it"
+        )
+    console = Console()
+    console.print(f"campaign [bold]{config.tag}[/]: profile {config.profile}, sandbox {chosen.name}")
+    data_dir = prepare_data(config, target["prepare.py"])
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"directory": data_dir}),
+            "sandbox": config.sandbox.model_copy(update={"backend": chosen.name}),
+        }
+    )
+    texts = {name: file.read_text(encoding="utf-8") for name, file in target.items()}
+    paths = create_campaign(research / str(config.tag), config, texts, data_facts(data_dir))
+    raise typer.Exit(_session(paths, config, data_dir, console))
+
+
+def resume(
+    research: ResearchOption = Path("research"),
+    tag: TagOption = None,
+    minutes: MinutesOption = None,
+    experiments: ExperimentsOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Go on with a campaign where its journal ends, whatever ended it.
+
+    What was measured stays; a run that was interrupted is run again. New limits may be given.
+    """
+    paths = find_campaign(research, tag)
+    config = open_config(paths)
+    limits: dict[str, Any] = {"session_minutes": minutes}
+    if experiments is not None:
+        limits["max_experiments"] = experiments
+    config = config.model_copy(
+        update={
+            "limits": config.limits.model_copy(update=limits),
+            "ray": config.ray.model_copy(update={"address": address or config.ray.address}),
+        }
+    )
+    select_sandbox(config.sandbox.backend)
+    console = Console()
+    data_dir = config.data.directory
+    if data_dir is None:
+        raise ConfigError(f"{paths.journal}: the campaign names no data folder")
+    raise typer.Exit(_session(paths, config, data_dir, console))
+
+
+def stop(research: ResearchOption = Path("research"), tag: TagOption = None) -> None:
+    """End a campaign that runs on this machine: what runs is given up, nothing that was measured is lost."""
+    from autohyp.cluster.session import driver_process
+
+    paths = find_campaign(research, tag)
+    process = driver_process(paths)
+    if process is None:
+        raise CampaignError(f"campaign {paths.tag} is not running on {socket.gethostname()}")
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_WAIT_S)
+    except psutil.TimeoutExpired:
+        raise CampaignError(f"process {process.pid} did not end within {STOP_WAIT_S:g} s") from None
+    Console().print(f"campaign {paths.tag} is stopped; `autohyp resume --tag {paths.tag}` goes on")
+
+
+def _overrides(values: dict[str, Any]) -> dict[str, Any]:
+    """Only what was given on the command line."""
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _overrides(value) if isinstance(value, dict) else value
+        if inner is not None and inner != {}:
+            given[key] = inner
+    return given
+
+
+def _target_files(config: CampaignConfig, config_file: Path | None) -> dict[str, Path]:
+    """train.py and prepare.py of the campaign's target folder, else those that come with autohyp."""
+    folder = config.target
+    names = ("train.py", "prepare.py")
+    if config_file is not None or (folder / "train.py").is_file():
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ConfigError(f"{folder} lacks {' and '.join(missing)}; `autohyp init DIR` lays both out")
+        return {name: folder / name for name in names}
+    bundled = bundled_target()
+    return {name: bundled[name] for name in names}
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """End the same way by `autohyp stop`, a closed terminal or a batch system as by Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, console: Console) -> int:
+    """One session with its live view and report; returns the exit code."""
+    # Ray takes its time to import, and reads its settings from the environment then.
+    from autohyp.cluster.session import Session, local_cluster
+
+    follower = _Follower(paths)
+    interrupted, error = False, None
+    with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url:
+        if dashboard_url:
+            console.print(f"Ray dashboard: {dashboard_url}")
+        with Session(paths, config, data_dir, config.sandbox.backend) as session:
+            try:
+                with LiveScreen(paths, console, config) as screen:
+                    reason = None
+                    while reason is None:
+                        reason, error = session.finished()
+                        screen.update(follower.state())
+                        time.sleep(REFRESH_S)
+            except KeyboardInterrupt:
+                interrupted = True
+                with _ignore_interrupts():
+                    console.print("ending: what runs is given up and tried again on resume ...")
+                    session.stop_and_wait("interrupted")
+    state = follower.state()
+    sync_all(paths, state)
+    print_report(paths, state, console)
+    if error is not None:
+        print(f"autohyp: the campaign failed: {error}", file=sys.stderr)
+        return 1
+    baseline = state.baseline
+    failed = baseline is not None and baseline.verdict is not None and baseline.mean_bpb is None
+    return 130 if interrupted else 5 if failed else 0
+
+
+@contextmanager
+def _ignore_interrupts() -> Iterator[None]:
+    """An impatient second Ctrl-C must not undo a clean end."""
+    previous = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Follower:
+    """The campaign's state as the journal grows."""
+
+    def __init__(self, paths: CampaignPaths) -> None:
+        self._reader = JournalReader(paths.journal)
+        self._state = CampaignState()
+
+    def state(self) -> CampaignState:
+        """The newest state."""
+        for entry in self._reader.read():
+            self._state.apply(entry)
+        return self._state

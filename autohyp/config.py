@@ -1,0 +1,317 @@
+"""What a campaign is told before it starts: `campaign.yaml` as one validated, frozen model.
+
+Every field has a unit and a description; `None` means "decided by the profile or the machine", and
+`CampaignConfig.resolved` fills those in, so that the configuration stored with a campaign is explicit. An
+unknown or wrong field is one clear message that names it and the closest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autohyp.errors import ConfigError
+from autohyp.records import ConstantValue, Hardware
+
+__all__ = [
+    "CPU_CONSTANTS",
+    "PROFILES",
+    "CampaignConfig",
+    "DataConfig",
+    "DecisionConfig",
+    "LimitsConfig",
+    "Profile",
+    "RayConfig",
+    "RunConfig",
+    "SandboxConfig",
+    "WorkersConfig",
+    "dump_config",
+    "load_config",
+]
+
+CPU_CONSTANTS: dict[str, ConstantValue] = {
+    "DEPTH": 4,
+    "ASPECT_RATIO": 32,
+    "HEAD_DIM": 32,
+    "TOTAL_BATCH_SIZE": 2**13,
+    "DEVICE_BATCH_SIZE": 16,
+}
+"""The reference model brought down to a size that one CPU core trains in half a minute."""
+
+
+class Section(BaseModel):
+    """Base of all parts of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Profile(Section):
+    """What a kind of machine implies: the run's budget and the target's starting constants."""
+
+    budget_s: float
+    startup_allowance_s: float
+    evaluation_timeout_s: float
+    memory_mb: int
+    constants: dict[str, ConstantValue]
+
+
+PROFILES: dict[str, Profile] = {
+    "cpu": Profile(
+        budget_s=30,
+        startup_allowance_s=30,
+        evaluation_timeout_s=60,
+        memory_mb=4_000,
+        constants=CPU_CONSTANTS,
+    ),
+    "gpu": Profile(
+        budget_s=300,
+        startup_allowance_s=180,
+        evaluation_timeout_s=180,
+        memory_mb=64_000,
+        constants={},
+    ),
+}
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class DataConfig(Section):
+    """Where the text comes from."""
+
+    source: Literal["pystdlib", "files", "climbmix"] | None = Field(
+        default=None,
+        description="pystdlib: this machine's Python standard library; files: `paths`; climbmix: the public "
+        "shards. Default: pystdlib on cpu, climbmix on gpu.",
+    )
+    paths: tuple[str, ...] = Field(default=(), description="files: glob patterns of parquet, jsonl or text")
+    column: str = Field(default="text", description="files: the column or key that holds a document's text")
+    shards: PositiveInt = Field(default=10, description="climbmix: training shards to download")
+    directory: Path | None = Field(
+        default=None, description="A prepared data folder to use as it is; default: the cache's"
+    )
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    budget_s: PositiveFloat | None = Field(
+        default=None, description="Training seconds charged to a run; default 30 on cpu, 300 on gpu"
+    )
+    startup_allowance_s: PositiveFloat | None = Field(
+        default=None, description="Seconds for imports and compilation before the budget is charged"
+    )
+    evaluation_timeout_s: PositiveFloat | None = Field(
+        default=None, description="Seconds that an evaluation may take"
+    )
+    constants: dict[str, ConstantValue] | None = Field(
+        default=None,
+        description="Constants of train.py that the baseline starts with; default: the profile's",
+    )
+
+
+class WorkersConfig(Section):
+    """Who trains."""
+
+    count: PositiveInt | None = Field(
+        default=None, description="Workers; default: one a GPU, or one per `cpus_per_worker` cores"
+    )
+    cpus_per_worker: PositiveInt = Field(default=1, description="Cores of a worker without a GPU")
+
+
+class SandboxConfig(Section):
+    """How an experiment is confined."""
+
+    backend: Literal["auto", "bubblewrap", "landlock", "none"] = Field(
+        default="auto",
+        description="auto takes the first that passes its self-check; none is shown in every view",
+    )
+    memory_mb: PositiveInt | None = Field(default=None, description="Memory of a run's process tree, MiB")
+    processes: PositiveInt = Field(default=512, description="Processes and threads of a run")
+    open_files: PositiveInt = Field(default=4096, description="Open files of a run")
+    scratch_mb: PositiveInt = Field(default=4096, description="Disk that a run may fill, MiB")
+    log_mb: PositiveFloat = Field(default=4, description="Training log kept of a run, MiB")
+
+
+class DecisionConfig(Section):
+    """When a change is believed (see docs/decisions.md)."""
+
+    baseline_runs: int = Field(default=3, ge=2, description="Runs of the baseline, which measure the noise")
+    champion_runs: int = Field(
+        default=2, ge=1, description="Runs of a new champion, so that its mean is no lucky draw"
+    )
+    max_runs: int = Field(default=4, ge=1, description="Runs of an experiment before it must be decided")
+    false_keep_rate: float = Field(
+        default=0.01, gt=0, lt=0.5, description="One-sided probability of keeping a change without effect"
+    )
+    prior_gain_sd_bpb: PositiveFloat | None = Field(
+        default=None, description="Spread of true effects expected, bpb; default: 5 noise deviations"
+    )
+    min_gain_bpb: float = Field(
+        default=0.0,
+        ge=0,
+        description="Gains below this are not worth GPU time, bpb; default: any gain counts",
+    )
+    tie_fraction: float = Field(
+        default=0.5, ge=0, description="Within this many standard errors the shorter source wins"
+    )
+
+
+class LimitsConfig(Section):
+    """When the campaign ends by itself; without any limit it never does."""
+
+    max_experiments: PositiveInt | None = Field(
+        default=None, description="Decided experiments, baseline included"
+    )
+    max_runs: PositiveInt | None = Field(default=None, description="Finished runs")
+    max_hours: PositiveFloat | None = Field(default=None, description="Hours of wall time over all sessions")
+    max_gpu_hours: PositiveFloat | None = Field(default=None, description="Charged worker hours")
+    session_minutes: PositiveFloat | None = Field(
+        default=None, description="Minutes of this session: no run starts that would not end in time"
+    )
+
+
+class RayConfig(Section):
+    """The Ray cluster to use."""
+
+    address: str | None = Field(default=None, description="None starts a cluster on this machine")
+    dashboard: bool = Field(default=True, description="Start Ray's dashboard with a local cluster")
+    dashboard_port: int = Field(
+        default=8265, ge=0, le=65535, description="Its port; the next free one is taken"
+    )
+
+
+TAG_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class CampaignConfig(Section):
+    """A campaign: target, data, budget, workers, decisions and limits."""
+
+    tag: str | None = Field(
+        default=None, description="The campaign's name and folder; default: month and day"
+    )
+    objective: str = Field(default="lower val_bpb within the fixed training budget", description="In words")
+    profile: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="auto takes gpu where there is one"
+    )
+    target: Path = Field(default=Path("."), description="Folder with train.py and prepare.py")
+    data: DataConfig = Field(default_factory=DataConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+    researchers: tuple[str, ...] = Field(default=("library",), min_length=1, description="Who proposes")
+    decisions: DecisionConfig = Field(default_factory=DecisionConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
+    seed: int = Field(default=42, ge=0, description="Seed of the first run of every experiment")
+
+    @field_validator("tag")
+    @classmethod
+    def _tag_is_a_folder_name(cls, tag: str | None) -> str | None:
+        if tag is not None and not TAG_PATTERN.fullmatch(tag):
+            raise ValueError("use lower-case letters, digits, '.', '_' and '-', at most 63 characters")
+        return tag
+
+    def resolved(self, hardware: Hardware) -> Self:
+        """This configuration with every default that depends on the machine written out."""
+        name = self.profile if self.profile != "auto" else ("gpu" if hardware.gpus else "cpu")
+        profile = PROFILES[name]
+        if name == "gpu" and not hardware.gpus and self.ray.address is None:
+            raise ConfigError(
+                "profile gpu: this machine shows no GPU; use --profile cpu, or --address of a cluster"
+            )
+        run, sandbox = self.run, self.sandbox
+        workers = len(hardware.gpus) if name == "gpu" else hardware.cpus // self.workers.cpus_per_worker
+        return self.model_copy(
+            update={
+                "profile": name,
+                "data": self.data.model_copy(
+                    update={"source": self.data.source or ("pystdlib" if name == "cpu" else "climbmix")}
+                ),
+                "run": RunConfig(
+                    budget_s=run.budget_s or profile.budget_s,
+                    startup_allowance_s=run.startup_allowance_s or profile.startup_allowance_s,
+                    evaluation_timeout_s=run.evaluation_timeout_s or profile.evaluation_timeout_s,
+                    constants=profile.constants if run.constants is None else run.constants,
+                ),
+                "workers": self.workers.model_copy(update={"count": self.workers.count or max(1, workers)}),
+                "sandbox": sandbox.model_copy(update={"memory_mb": sandbox.memory_mb or profile.memory_mb}),
+            }
+        )
+
+
+def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The field names at the place that `location` points into, for a suggestion."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _explain(error: ValidationError) -> str:
+    """Every problem of a validation error in one line."""
+    problems = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "the file"
+        if item["type"] == "extra_forbidden":
+            known = _known_names(CampaignConfig, item["loc"])
+            close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}" if known else ""
+            problems.append(f"{name}: unknown field{hint}")
+        else:
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(dict.fromkeys(problems))
+
+
+def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        merged[key] = (
+            _merge(merged[key], value)
+            if isinstance(value, dict) and isinstance(merged.get(key), dict)
+            else value
+        )
+    return merged
+
+
+def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> CampaignConfig:
+    """Read `campaign.yaml`, lay `overrides` (nested, from the command line) over it and validate.
+
+    `target` is made absolute against the file's folder. Raises ConfigError with one line.
+    """
+    values: dict[str, Any] = {}
+    where = "configuration"
+    if path is not None:
+        where = str(path)
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; `autohyp init` writes one") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: must be a mapping of fields, not {type(loaded).__name__}")
+        values = loaded or {}
+    try:
+        config = CampaignConfig.model_validate(_merge(values, overrides or {}))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+    if path is not None and not config.target.is_absolute():
+        config = config.model_copy(update={"target": (path.parent / config.target).resolve()})
+    return config
+
+
+def dump_config(config: CampaignConfig) -> str:
+    """The configuration as YAML, in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,75 @@
+"""A trial run of a backend on this very machine: does it start at all, and does it hold?
+
+A few small escapes are enough here; `autohyp.testing.sandbox_contract` tries them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from autohyp.errors import SandboxError
+from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
+
+__all__ = ["escape_found"]
+
+_HELD = "held"
+_TIMEOUT_S = 20.0
+_PROBE = f"""
+import os, socket, sys
+scratch, outside = sys.argv[1:]
+escapes = {{
+    "wrote outside its scratch folder": lambda: open(outside + "/written", "w"),
+    "read a file that was not listed": lambda: open(outside + "/secret"),
+    "reached the network": lambda: socket.socket().connect(("192.0.2.1", 9)),
+    "reached another process": lambda: os.kill(int(os.environ["LAUNCHER"]), 0),
+}}
+open(scratch + "/allowed", "w").close()
+for name, attempt in escapes.items():
+    try:
+        attempt()
+    except OSError:
+        continue
+    print(name)
+    break
+else:
+    print("{_HELD}")
+"""
+
+
+def escape_found(sandbox: Sandbox) -> str | None:
+    """Why the backend cannot be trusted here, as a sentence, or `None` when it held."""
+    with tempfile.TemporaryDirectory(prefix="autohyp-sandbox-") as folder:
+        try:
+            said = _run_probe(sandbox, Path(folder).resolve())
+        except SandboxError as error:
+            return str(error)
+    if said == _HELD:
+        return None
+    return f"a trial run did not hold: {said or 'it did not end in time'}"
+
+
+def _run_probe(sandbox: Sandbox, folder: Path) -> str:
+    scratch, outside = folder / "scratch", folder / "outside"
+    scratch.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    log = os.memfd_create("sandbox-trial")
+    try:
+        spec = SandboxSpec(
+            command=(sys.executable, "-I", "-S", "-c", _PROBE, str(scratch), str(outside)),
+            cwd=scratch,
+            stdout_fd=log,
+            writable=(scratch,),
+            environment={"LAUNCHER": str(os.getpid())},
+            limits=Limits(memory_mb=512, processes=64, scratch_mb=64),
+        )
+        with sandbox.launch(spec) as process:
+            if process.wait(_TIMEOUT_S) is None:
+                return ""
+        lines = os.pread(log, 65536, 0).decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+    finally:
+        os.close(log)

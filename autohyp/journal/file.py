@@ -1,0 +1,173 @@
+"""The journal on disk: append-only, hash-chained, fsynced, one writer.
+
+Guarantees: `append` returns after the lines are on disk (fsync), so what was acknowledged survives a
+crash of process and machine; a line that was being written when the machine died is cut off on the next
+open and reported; damage anywhere else refuses to load and names the line; a second writer is
+refused. Readers need no lock and may follow a live journal. Not covered: a disk that loses
+what it acknowledged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from autohyp.errors import JournalDamagedError, JournalError, JournalLockedError
+from autohyp.journal.events import GENESIS, Draft, Entry, decode_line, encode_line
+from autohyp.records import utc_now
+
+__all__ = ["JournalReader", "JournalWriter", "TornTail", "read_journal"]
+
+
+@dataclass(frozen=True)
+class TornTail:
+    """The unfinished last line that was cut off on opening: it was never acknowledged."""
+
+    line_number: int
+    num_bytes: int
+
+
+class JournalReader:
+    """Reads entries from the start and, called again, those that came since; never writes.
+
+    Bytes after the last newline are a line being written, or a torn one: they are left for the next call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.last_seq = 0
+        self.last_hash = GENESIS
+
+    def read(self) -> Iterator[Entry]:
+        """New entries in order. Raises JournalDamagedError, JournalError when there is no such file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    yield self._entry(line)
+        except FileNotFoundError:
+            raise JournalError(f"{self.path}: no journal there") from None
+        except PermissionError:
+            raise JournalError(f"{self.path}: not readable by this user") from None
+
+    def _entry(self, line: bytes) -> Entry:
+        number = self.last_seq + 1
+        try:
+            entry = decode_line(line[:-1], number, self.last_hash)
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise JournalDamagedError(
+                f"{self.path}: line {number} is damaged: {reason}; `autohyp doctor` shows what can be saved",
+                number,
+            ) from None
+        self.offset += len(line)
+        self.last_seq, self.last_hash = number, entry.hash
+        return entry
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """All entries of a journal; an unfinished last line is left out."""
+    return list(JournalReader(path).read())
+
+
+class JournalWriter:
+    """The one writer of a journal; opening repairs a torn tail and leaves `entries` to replay."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            self._lock()
+            reader = JournalReader(path)
+            self.entries = list(reader.read())
+            self._seq, self._hash = reader.last_seq, reader.last_hash
+            self.torn_tail = self._repair(reader.offset)
+            _fsync_directory(path.parent)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._size = reader.offset
+        self._broken: str | None = None
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalLockedError(
+                f"{self.path}: another autohyp writes this campaign; `autohyp stop` ends it"
+            ) from None
+
+    def _repair(self, intact_bytes: int) -> TornTail | None:
+        torn = os.fstat(self._fd).st_size - intact_bytes
+        if not torn:
+            return None
+        os.ftruncate(self._fd, intact_bytes)
+        os.fsync(self._fd)
+        return TornTail(self._seq + 1, torn)
+
+    def append(self, drafts: Sequence[Draft], ts: str | None = None) -> list[Entry]:
+        """Write all drafts with one fsync; on return they are durable.
+
+        When the disk refuses, what was half-written is taken back and JournalError is raised. After a failed
+        fsync nobody knows what reached the disk, so the writer then refuses all further appends.
+        """
+        if self._broken:
+            raise JournalError(self._broken)
+        seq, previous, ts = self._seq, self._hash, ts or utc_now()
+        lines, entries = [], []
+        for draft in drafts:
+            seq += 1
+            line, previous = encode_line(seq, ts, draft, previous)
+            lines.append(line)
+            entries.append(Entry(seq, ts, draft.key, draft.event, previous))
+        self._write(b"".join(lines))
+        self._seq, self._hash = seq, previous
+        return entries
+
+    def _write(self, payload: bytes) -> None:
+        try:
+            written = 0
+            while written < len(payload):
+                written += os.write(self._fd, payload[written:])
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)
+            raise JournalError(
+                f"{self.path}: cannot be written: {error.strerror}; nothing of this change was recorded"
+            ) from None
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._broken = f"{self.path}: the disk failed ({error.strerror}); start again from a healthy one"
+            raise JournalError(self._broken) from None
+        self._size += len(payload)
+
+    def close(self) -> None:
+        """Give up the lock; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,194 @@
+"""What becomes of an experiment once its runs are in: keep, discard, replicate, crash or invalid.
+
+A change is believed when its gain over the champion stands out of the noise between equal runs. The noise
+is measured: the variance within every experiment that has several runs, pooled, so the baseline's
+replicates give the first figure and each later replicate sharpens it. With few degrees of freedom that
+figure is itself uncertain, which Student's t accounts for (W. S. Gosset, "The probable error of a mean",
+Biometrika 1908). A gain within the noise is run again with the seeds that the champion has had, until it
+stands out or is not worth more time; at a draw the shorter source wins.
+
+Not covered yet: correction for the many comparisons of a campaign, and for looking at one experiment
+repeatedly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+
+from scipy.stats import t as student_t
+
+from autohyp.config import DecisionConfig
+from autohyp.records import Decision, NoiseFloor, RunResult, RunStatus, Verdict
+
+__all__ = ["Evidence", "Standing", "decide", "gain_between", "pooled_noise", "seeds_from"]
+
+PRIOR_GAIN_NOISE_MULTIPLE = 5.0
+"""Default spread of true effects, in noise deviations: wide, so that the data soon outweighs it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An experiment's scores: val_bpb by seed."""
+
+    experiment_id: str
+    scores: Mapping[int, float]
+
+    @property
+    def mean_bpb(self) -> float:
+        return fmean(self.scores.values())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a decision on one experiment rests on; `champion` is None for the baseline."""
+
+    experiment_id: str
+    results: Sequence[RunResult]
+    champion: Standing | None
+    noise: NoiseFloor | None
+    line_delta: int
+    first_seed: int
+
+
+def pooled_noise(score_sets: Iterable[Mapping[int, float]]) -> NoiseFloor | None:
+    """Pool the variance within each set of runs of one source; None while no source has two runs."""
+    squares, degrees = 0.0, 0
+    for scores in score_sets:
+        if len(scores) >= 2:
+            mean = fmean(scores.values())
+            squares += sum((score - mean) ** 2 for score in scores.values())
+            degrees += len(scores) - 1
+    return NoiseFloor(sd_bpb=math.sqrt(squares / degrees), degrees_of_freedom=degrees) if degrees else None
+
+
+def gain_between(before: Standing, after: Standing, noise: NoiseFloor) -> tuple[float, float]:
+    """How much lower `after` is than `before`, and the standard error of that, both in bpb."""
+    gain = before.mean_bpb - after.mean_bpb
+    return gain, noise.sd_bpb * math.sqrt(1 / len(before.scores) + 1 / len(after.scores))
+
+
+def seeds_from(first_seed: int, count: int, taken: Iterable[int] = ()) -> tuple[int, ...]:
+    """The next `count` seeds of the campaign's sequence that are not taken: the same for all experiments."""
+    used = set(taken)
+    seeds: list[int] = []
+    seed = first_seed
+    while len(seeds) < count:
+        if seed not in used:
+            seeds.append(seed)
+        seed += 1
+    return tuple(seeds)
+
+
+def decide(evidence: Evidence, policy: DecisionConfig) -> Decision:
+    """The decision on an experiment whose runs so far are all in."""
+    failed = next((result for result in evidence.results if not result.is_measured), None)
+    if failed is not None:
+        return _failure(evidence, failed)
+    standing = Standing(evidence.experiment_id, {r.seed: r.val_bpb for r in evidence.results if r.val_bpb})
+    if evidence.champion is None:
+        return _baseline(standing, evidence, policy)
+    if evidence.noise is None:
+        raise ValueError("a challenger cannot be judged before the noise floor is known")
+    return _challenger(standing, evidence.champion, evidence.noise, evidence, policy)
+
+
+def _failure(evidence: Evidence, failed: RunResult) -> Decision:
+    verdict = Verdict.INVALID if failed.status is RunStatus.INVALID else Verdict.CRASH
+    return Decision(
+        experiment_id=evidence.experiment_id,
+        verdict=verdict,
+        reason=failed.reason or f"the run {failed.status.value} without a reason",
+        champion_id=evidence.champion.experiment_id if evidence.champion else None,
+        num_runs=len(evidence.results),
+    )
+
+
+def _baseline(standing: Standing, evidence: Evidence, policy: DecisionConfig) -> Decision:
+    missing = policy.baseline_runs - len(standing.scores)
+    if missing > 0:
+        verdict, reason = Verdict.REPLICATE, "the baseline is repeated to measure the noise"
+    else:
+        noise = pooled_noise([standing.scores])
+        spread = f"; runs of it differ by {noise.sd_bpb:.5f} (standard deviation)" if noise else ""
+        verdict, reason = Verdict.KEEP, f"the untouched target: val_bpb {standing.mean_bpb:.5f}{spread}"
+    return Decision(
+        experiment_id=evidence.experiment_id,
+        verdict=verdict,
+        reason=reason,
+        mean_bpb=standing.mean_bpb,
+        num_runs=len(standing.scores),
+        noise=evidence.noise,
+        next_seeds=seeds_from(evidence.first_seed, max(0, missing), standing.scores),
+    )
+
+
+def _challenger(
+    standing: Standing, champion: Standing, noise: NoiseFloor, evidence: Evidence, policy: DecisionConfig
+) -> Decision:
+    gain, error = gain_between(champion, standing, noise)
+    threshold = float(student_t.ppf(1 - policy.false_keep_rate, noise.degrees_of_freedom)) * error
+    probability = _probability_better(gain, error, noise, policy)
+    verdict, reason = _judge(gain, error, threshold, probability, len(standing.scores), evidence, policy)
+    next_seeds: tuple[int, ...] = ()
+    if verdict is Verdict.REPLICATE:
+        paired = [seed for seed in sorted(champion.scores) if seed not in standing.scores]
+        next_seeds = tuple(paired[:1]) or seeds_from(evidence.first_seed, 1, standing.scores)
+    return Decision(
+        experiment_id=evidence.experiment_id,
+        verdict=verdict,
+        reason=reason,
+        champion_id=champion.experiment_id,
+        mean_bpb=standing.mean_bpb,
+        num_runs=len(standing.scores),
+        champion_mean_bpb=champion.mean_bpb,
+        champion_num_runs=len(champion.scores),
+        gain_bpb=gain,
+        gain_sd_bpb=error,
+        probability_better=probability,
+        threshold_bpb=threshold,
+        noise=noise,
+        next_seeds=next_seeds,
+    )
+
+
+def _probability_better(gain: float, error: float, noise: NoiseFloor, policy: DecisionConfig) -> float:
+    """Posterior probability of a true gain above zero, under a normal prior centred on no effect."""
+    spread = policy.prior_gain_sd_bpb or PRIOR_GAIN_NOISE_MULTIPLE * noise.sd_bpb
+    if error == 0 or spread == 0:
+        return 1.0 if gain > 0 else 0.5 if gain == 0 else 0.0
+    shrinkage = spread**2 / (spread**2 + error**2)
+    return NormalDist().cdf(gain * shrinkage / math.sqrt(shrinkage * error**2))
+
+
+def _judge(
+    gain: float,
+    error: float,
+    threshold: float,
+    probability: float,
+    num_runs: int,
+    evidence: Evidence,
+    policy: DecisionConfig,
+) -> tuple[Verdict, str]:
+    effect = f"{abs(gain):.5f} ± {error:.5f} bpb {'better' if gain >= 0 else 'worse'} than the champion"
+    runs = f"over {num_runs} run{'s' if num_runs > 1 else ''}"
+    if gain > threshold and gain > policy.min_gain_bpb:
+        return Verdict.KEEP, f"{effect} {runs}, beyond the {threshold:.5f} that noise would explain"
+    if _is_tie(gain, error, policy) and evidence.line_delta < 0 and num_runs >= min(2, policy.max_runs):
+        return (
+            Verdict.KEEP,
+            f"as good as the champion ({effect}, {runs}) with {-evidence.line_delta} lines less",
+        )
+    if gain <= policy.min_gain_bpb and not (_is_tie(gain, error, policy) and evidence.line_delta < 0):
+        return Verdict.DISCARD, f"{effect} {runs}"
+    if num_runs >= policy.max_runs:
+        return Verdict.DISCARD, f"{effect} {runs}: still within the noise, not worth more runs"
+    return Verdict.REPLICATE, (
+        f"{effect} {runs}: within the noise (needs {threshold:.5f}, {probability:.0%} likely a gain): again"
+    )
+
+
+def _is_tie(gain: float, error: float, policy: DecisionConfig) -> bool:
+    return abs(gain) <= policy.tie_fraction * error

@@ -1,0 +1,1 @@
+"""What tests are built from: fakes, and contract suites that every implementation must pass."""

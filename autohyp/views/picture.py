@@ -1,0 +1,172 @@
+"""progress.png: how far the campaign has come, in one picture.
+
+A step line of the best val_bpb so far, a point per decided experiment (kept, discarded; failures at the upper edge), the
+baseline with the noise between its runs, and the titles of what was kept. Points far above the action are drawn
+at the edge so that they do not flatten it. The picture carries a digest of what it shows and is drawn again only
+when that changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import textwrap
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autohyp.journal.state import CampaignState
+from autohyp.records import Verdict
+from autohyp.views import facts
+from autohyp.views.text import clean_line
+
+__all__ = ["PictureData", "draw_progress", "picture_data", "picture_is_current"]
+
+_DRAWING_VERSION = 1
+_INK, _GREY, _GREEN, _RED, _BLUE = "#22303c", "#b7c0c8", "#1f9d63", "#d1495b", "#3a6ea5"
+_MAX_LABELS = 24
+
+
+@dataclass(frozen=True)
+class PictureData:
+    """What the picture shows; x is the position in the order of decisions, the baseline at 1."""
+
+    tag: str
+    kept: list[tuple[int, float, str]]
+    discarded: list[tuple[int, float]]
+    failed: list[int]
+    num_decided: int
+    noise_sd_bpb: float | None
+
+    @property
+    def digest(self) -> str:
+        content = json.dumps([_DRAWING_VERSION, asdict(self)])
+        return f"autohyp-{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def picture_data(state: CampaignState) -> PictureData:
+    """The campaign's decided experiments as points."""
+    kept, discarded, failed = [], [], []
+    for position, entry in enumerate(state.decided(), start=1):
+        mean = entry.mean_bpb
+        if entry.verdict in (Verdict.CRASH, Verdict.INVALID) or mean is None:
+            failed.append(position)
+        elif entry.verdict is Verdict.KEEP:
+            kept.append((position, mean, clean_line(entry.experiment.hypothesis.title)))
+        else:
+            discarded.append((position, mean))
+    noise = facts.noise_floor(state)
+    return PictureData(state.tag, kept, discarded, failed, len(state.decision_order), noise.sd_bpb if noise else None)
+
+
+def picture_is_current(path: Path, data: PictureData) -> bool:
+    """Whether the file shows exactly this."""
+    try:
+        with path.open("rb") as file:
+            return data.digest.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def draw_progress(data: PictureData) -> bytes:
+    """The picture as PNG; needs at least one kept experiment (the baseline)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.2), dpi=130, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    low, high = _limits(data)
+    axes.set_ylim(low, high)
+    axes.set_xlim(0.4, max(data.num_decided, 2) + 0.6)
+    _draw_noise(axes, data)
+    _draw_points(axes, data, high)
+    _draw_best(axes, data)
+    _draw_labels(axes, data, low, high)
+    _dress(axes, data)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "autohyp", "Comment": data.digest})
+    return buffer.getvalue()
+
+
+def _limits(data: PictureData) -> tuple[float, float]:
+    """The action is between the best and the baseline; leave room for labels below and for most points above."""
+    best = min(y for _, y, _ in data.kept)
+    top = data.kept[0][1]
+    points = sorted(y for _, y in data.discarded)
+    if points:
+        top = max(top, min(points[int(0.9 * (len(points) - 1))], top + 0.5 * max(top - best, 0.0)))
+    span = max(top - best, 6 * (data.noise_sd_bpb or 0.0), 1e-3)
+    return best - 0.28 * span, max(top, best) + 0.16 * span
+
+
+def _draw_noise(axes: Any, data: PictureData) -> None:
+    baseline = data.kept[0][1]
+    axes.axhline(baseline, color=_BLUE, linewidth=1.1, linestyle=(0, (5, 4)), alpha=0.9, label=f"baseline {baseline:.4f}")
+    if data.noise_sd_bpb:
+        band = (baseline - 2 * data.noise_sd_bpb, baseline + 2 * data.noise_sd_bpb)
+        axes.axhspan(*band, color=_BLUE, alpha=0.10, linewidth=0, label=f"noise, ±2 × {data.noise_sd_bpb:.4f}")
+
+
+def _draw_points(axes: Any, data: PictureData, high: float) -> None:
+    size = 26 if data.num_decided <= 200 else 9
+    inside = [(x, y) for x, y in data.discarded if y <= high]
+    above = [x for x, y in data.discarded if y > high]
+    edge = high - 0.025 * (high - axes.get_ylim()[0])
+    if inside:
+        axes.scatter(*zip(*inside, strict=True), s=size, color=_GREY, linewidths=0, label="discarded", zorder=2)
+    if above:
+        axes.scatter(above, [edge] * len(above), s=size, color=_GREY, marker="^", label="discarded, off scale", zorder=2)
+    if data.failed:
+        edges = [edge] * len(data.failed)
+        axes.scatter(data.failed, edges, s=size, color=_RED, marker="x", linewidths=1.3, label="crashed or invalid", zorder=3)
+
+
+def _draw_best(axes: Any, data: PictureData) -> None:
+    xs, ys = [x for x, _, _ in data.kept], [y for _, y, _ in data.kept]
+    axes.step([*xs, data.num_decided + 0.6], [*ys, ys[-1]], where="post", color=_GREEN, linewidth=2.2, label="best so far", zorder=4)
+    axes.scatter(xs, ys, s=52, color=_GREEN, edgecolors="white", linewidths=1.2, label="kept", zorder=5)
+
+
+def _draw_labels(axes: Any, data: PictureData, low: float, high: float) -> None:
+    """Titles of kept changes below their points, at heights that alternate so that neighbours do not meet."""
+    improvements = data.kept[1:]
+    if len(improvements) > _MAX_LABELS:
+        gains = {x: before[1] - y for before, (x, y, _) in zip(data.kept, improvements, strict=False)}
+        largest = sorted(gains, key=lambda x: -gains[x])[:_MAX_LABELS]
+        improvements = [point for point in improvements if point[0] in largest]
+    for index, (x, y, title) in enumerate(improvements):
+        label = textwrap.shorten(title, 38, placeholder=" …").replace("$", r"\$")
+        drop = (16, 34, 52)[index % 3] if len(improvements) > 3 else 16
+        axes.annotate(
+            label,
+            (x, y),
+            xytext=(-4, -drop),
+            textcoords="offset points",
+            fontsize=8,
+            color=_INK,
+            ha="right" if x > 0.35 * data.num_decided else "left",
+            va="top",
+            arrowprops={"arrowstyle": "-", "color": _GREEN, "linewidth": 0.6, "alpha": 0.7, "shrinkB": 4},
+            zorder=6,
+        )
+
+
+def _dress(axes: Any, data: PictureData) -> None:
+    best, baseline = data.kept[-1][1], data.kept[0][1]
+    improvements = len(data.kept) - 1
+    headline = f"{data.tag}: {data.num_decided} experiments, {improvements} kept"
+    if improvements:
+        headline += f", val_bpb {baseline:.4f} → {best:.4f}"
+    axes.set_title(headline.replace("$", r"\$"), loc="left", fontsize=14, color=_INK, pad=12, weight="bold")
+    axes.set_xlabel("experiment, in the order of decisions", color=_INK)
+    axes.set_ylabel("validation bits per byte (lower is better)", color=_INK)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", color="#e7ebee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9aa5ae")
+    axes.tick_params(colors=_INK, labelsize=9)
+    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5, ncols=2)
