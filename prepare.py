@@ -653,16 +653,14 @@ class ShardStore:
         except urllib.error.HTTPError as error:
             with error:  # it is the response too
                 self._explain_status(error, url, part)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-            raise TransferError(_first_line(error)) from None
-        except ConnectionError as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise TransferError(_first_line(error)) from None
         if total > start and part.stat().st_size != total:
             raise TransferError(f"{part.stat().st_size} of {total} bytes arrived")
         tag_path.unlink(missing_ok=True)
 
     def _copy(self, response: Any, out: Any, name: str, total: int, progress: Progress) -> None:
-        while chunk := response.read(DOWNLOAD_CHUNK_BYTES):
+        while chunk := _read_chunk(response):
             out.write(chunk)
             progress.update(name, out.tell(), total)
             if self._cancelled.is_set():
@@ -680,6 +678,15 @@ class ShardStore:
         raise PrepareError(
             f"{url} answered {error.code} {error.reason}: check the URL (--base-url) and --shards"
         ) from None
+
+
+def _read_chunk(response: Any) -> bytes:
+    """The next bytes of a response; failures of the network are not those of the disk."""
+    try:
+        chunk: bytes = response.read(DOWNLOAD_CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise TransferError(_first_line(error)) from None
+    return chunk
 
 
 def _looks_like_parquet(path: Path) -> bool:
@@ -710,7 +717,6 @@ class SplitPlan:
     """For each document of a source, in its order: the index into SPLITS, or DROPPED."""
 
     split: npt.NDArray[np.uint8]
-    total_bytes: int
     duplicates_removed: int
 
 
@@ -739,7 +745,7 @@ def plan_splits(documents: Iterable[Document]) -> SplitPlan:
         split[free] = _split_by_hash(text_hash[free], size[free], unit[free])
     removed = _drop_duplicates(text_hash, split)
     _require_all_splits(split)
-    return SplitPlan(split, sum(sizes), removed)
+    return SplitPlan(split, removed)
 
 
 def _split_by_hash(
@@ -917,8 +923,11 @@ class Request:
     eval_tokens: int
 
     def as_json(self) -> JsonObject:
-        sizes = {"vocab_size": self.vocab_size, "sequence_len": self.sequence_len}
-        return {"source": self.source_name, "profile": self.profile, **sizes} | {
+        return {
+            "source": self.source_name,
+            "profile": self.profile,
+            "vocab_size": self.vocab_size,
+            "sequence_len": self.sequence_len,
             "eval_tokens": self.eval_tokens,
             **self.source.request,
         }
@@ -980,22 +989,36 @@ def prepare(request: Request, data_dir: Path, progress: Progress) -> JsonObject:
     The folder is built beside its final place and renamed when complete. Concurrent calls for
     the same folder wait for each other. Raises PrepareError.
     """
-    data_dir.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(data_dir):
-        meta = _existing_meta(data_dir)
-        if meta is not None and meta["request"] == request.as_json():
-            PreparedData(data_dir).check_sizes()
-            progress.note(f"{data_dir} is prepared already")
-            return meta
-        request.source.fetch(progress)
-        building = data_dir.with_name(f".{data_dir.name}.building")
+    meta = _answering_meta(request, data_dir)  # without the lock: the folder may be read-only
+    if meta is None:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(data_dir):
+            meta = _answering_meta(request, data_dir)
+            if meta is None:
+                return _fetch_and_build(request, data_dir, progress)
+    progress.note(f"{data_dir} is prepared already")
+    return meta
+
+
+def _answering_meta(request: Request, data_dir: Path) -> JsonObject | None:
+    """The meta of a folder that already answers `request`, else None."""
+    meta = _existing_meta(data_dir)
+    if meta is None or meta["request"] != request.as_json():
+        return None
+    PreparedData(data_dir).check_sizes()
+    return meta
+
+
+def _fetch_and_build(request: Request, data_dir: Path, progress: Progress) -> JsonObject:
+    request.source.fetch(progress)
+    building = data_dir.with_name(f".{data_dir.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        meta = _build(request, building, progress)
+        _replace_folder(building, data_dir)
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        try:
-            meta = _build(request, building, progress)
-            _replace_folder(building, data_dir)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        return meta
+    return meta
 
 
 def _build(request: Request, folder: Path, progress: Progress) -> JsonObject:
@@ -1080,7 +1103,7 @@ def _describe_split(folder: Path, split: str, text_bytes: int) -> JsonObject:
 def _write_rows(folder: Path, meta: JsonObject, split: str, progress: Progress) -> JsonObject:
     """Pack the first rows of an evaluation split into `rows.npy`; returns its file record.
 
-    At most one pass over the split's tokens is packed, however many `eval_tokens` were asked for.
+    There are never more rows than the split has tokens for, whatever `eval_tokens` says.
     """
     sequence_len, entry = meta["sequence_len"], meta["splits"][split]
     n_rows = min(meta["eval_tokens"], entry["tokens"]) // sequence_len
@@ -1090,7 +1113,10 @@ def _write_rows(folder: Path, meta: JsonObject, split: str, progress: Progress) 
         progress.note(f"{split}: {n_rows * sequence_len:,} tokens, fewer than asked for")
     rows = np.empty((n_rows, sequence_len + 1), np.uint16)
     files = [TokenFile.open(path) for path in _files(folder, split) if path.suffix == ".bin"]
-    RowPacker(document_batches(files)).fill(rows)
+    packer = RowPacker(document_batches(files))
+    packer.fill(rows)
+    if packer.epoch > 1:
+        progress.note(f"{split}: {entry['documents']:,} documents are few, some count more than once")
     path = folder / split / "rows.npy"
     np.save(path, rows)
     return _file_record(folder, path) | {"rows": n_rows}
@@ -1152,9 +1178,12 @@ def _fsync(path: Path) -> None:
 def _write_durably(path: Path, data: bytes) -> None:
     """Replace a file at once: readers and crashes see the old content or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    _fsync(temporary)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        _fsync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _fsync(path.parent)
 
 
@@ -1356,7 +1385,7 @@ def make_dataloader(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
     """Yield (inputs, targets, epoch) without end; int64 [device_batch_size, sequence_len] each.
 
-    `seed` 0 reads the documents in stored order (as COMPAT's loader does), another in an order of
+    `seed` 0 reads the documents in stored order (as autoresearch does), another in an order of
     its own. On CUDA rows travel as uint16 from pinned memory while the next ones are packed. The
     tensors of one step are not reused by the next. Raises PrepareError without data.
     """
@@ -1406,6 +1435,8 @@ class TrainingClock:
     def __init__(self, budget_s: float | None = None) -> None:
         self.budget_s = TIME_BUDGET if budget_s is None else budget_s
         self._started: float | None = None
+        self._last_step: float | None = None
+        self._step_s = 0.0
         self._last_report = -math.inf
         self._unsent = b""
         descriptor = os.environ.get("AUTOHYP_CLOCK_FD")
@@ -1413,7 +1444,7 @@ class TrainingClock:
 
     def start(self) -> None:
         """Begin to count; call it right before the first training step."""
-        self._started = time.monotonic()
+        self._started = self._last_step = time.monotonic()
         self._send({"event": "start"})
 
     @property
@@ -1428,12 +1459,18 @@ class TrainingClock:
 
     @property
     def expired(self) -> bool:
-        """Whether the budget is used up."""
-        return self.progress >= 1.0
+        """Whether the budget is used up, or would be before another step like the last one is done.
+
+        A run that is charged more than its budget is invalid, so a long step must not be begun late.
+        """
+        return self.elapsed_s + self._step_s >= self.budget_s
 
     def report(self, step: int, loss: float) -> None:
         """Report a finished step and its training loss (nats a token)."""
         now = time.monotonic()
+        if self._last_step is not None:
+            self._step_s = now - self._last_step
+        self._last_step = now
         if self._socket is None or now - self._last_report < self.report_interval_s:
             return
         self._last_report = now
@@ -1753,6 +1790,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(_explain_os_error(error))
+    except ModuleNotFoundError as error:
+        return _fail(f"{error}: install autohyp into this Python, which brings it")
     except KeyboardInterrupt:
         print("prepare: interrupted; run it again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED

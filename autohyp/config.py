@@ -29,6 +29,7 @@ __all__ = [
     "RayConfig",
     "RunConfig",
     "SandboxConfig",
+    "Section",
     "WorkersConfig",
     "dump_config",
     "load_config",
@@ -47,7 +48,7 @@ CPU_CONSTANTS: dict[str, ConstantValue] = {
 class Section(BaseModel):
     """Base of all parts of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Profile(Section):

@@ -27,17 +27,24 @@ def _gpu_names() -> tuple[str, ...]:
     """One name per visible GPU, by the driver's own tool; none without a driver."""
     if not Path("/dev/nvidiactl").exists():
         return ()
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return ()
-    names = tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
+    devices = [line.split(", ", 1) for line in done.stdout.splitlines() if ", " in line]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return names
-    indices = [int(part) for part in visible.split(",") if part.strip().isdigit()]
-    return tuple(names[index] for index in indices if index < len(names))
+        return tuple(name for _, name in devices)
+    named = (_visible_name(part.strip(), devices) for part in visible.split(","))
+    return tuple(name for name in named if name is not None)
+
+
+def _visible_name(part: str, devices: list[list[str]]) -> str | None:
+    """The device that one part of CUDA_VISIBLE_DEVICES means: an index, or how its UUID begins."""
+    if part.isdigit():
+        return devices[int(part)][1] if int(part) < len(devices) else None
+    return next((name for uuid, name in devices if part.startswith("GPU-") and uuid.startswith(part)), None)
 
 
 def _cpu_name() -> str:

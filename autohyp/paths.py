@@ -33,8 +33,12 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace a file's content so that a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class CampaignPaths:
 
 def list_campaigns(research: Path) -> list[CampaignPaths]:
     """The campaigns under a research folder, the one worked on last first."""
-    found = [path for path in research.glob("*/journal.jsonl") if path.is_file()]
+    found = [path for path in research.glob("[!.]*/journal.jsonl") if path.is_file()]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [CampaignPaths(path.parent) for path in found]
 

@@ -218,6 +218,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two matrices around a squared ReLU."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = int(MLP_RATIO * width)
@@ -229,6 +231,8 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention, then the MLP, each added to the residual stream it reads normalised."""
+
     def __init__(self, width: int, gated: bool) -> None:
         super().__init__()
         self.attention = Attention(width, gated)
@@ -256,8 +260,8 @@ class GPT(nn.Module):
             {str(layer): nn.Embedding(vocab_size, width) for layer in range(DEPTH) if gated[layer]}
         )
         self.layers = nn.ModuleList(Layer(width, gated[layer]) for layer in range(DEPTH))
-        self.residual_scales = nn.Parameter(torch.full((DEPTH,), RESIDUAL_INIT))
-        self.x0_scales = nn.Parameter(torch.full((DEPTH,), X0_INIT))
+        self.residual_scales = nn.Parameter(torch.full((DEPTH,), float(RESIDUAL_INIT)))
+        self.x0_scales = nn.Parameter(torch.full((DEPTH,), float(X0_INIT)))
         self.head = nn.Linear(width, vocab_size, bias=False)
         cosine, sine = rotary_tables(length)
         self.register_buffer("cosine", cosine, persistent=False)

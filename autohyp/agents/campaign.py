@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -65,24 +66,30 @@ def create_campaign(
     """
     if root.exists():
         raise CampaignError(f"{root} exists already; `autohyp resume --tag {root.name}` goes on with it")
-    paths = CampaignPaths(root)
+    unfinished = root.with_name(f".{root.name}.{os.getpid()}")
     try:
-        _lay_out(paths, config, target, data)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    return paths
+        unfinished.mkdir(parents=True)
+        _lay_out(CampaignPaths(unfinished), root.name, config, target, data)
+        unfinished.rename(root)
+    except OSError as error:
+        raise CampaignError(f"{root} cannot be made: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return CampaignPaths(root)
 
 
 def _lay_out(
-    paths: CampaignPaths, config: CampaignConfig, target: Mapping[str, str], data: Mapping[str, Any]
+    paths: CampaignPaths,
+    tag: str,
+    config: CampaignConfig,
+    target: Mapping[str, str],
+    data: Mapping[str, Any],
 ) -> None:
-    paths.root.mkdir(parents=True)
     workspace, _ = Workspace.create(paths.repository, dict(target), "The target as it came")
     workspace.close()
     paths.config.write_text(dump_config(config), encoding="utf-8")
     created = CampaignCreated(
-        tag=paths.tag,
+        tag=tag,
         objective=config.objective,
         config=config.model_dump(mode="json"),
         target_sha256={name: _sha256(text) for name, text in sorted(target.items())},

@@ -37,7 +37,11 @@ class Ledger:
         self.torn_tail = self._writer.torn_tail
         self.state = CampaignState()
         self._keys: set[str] = set()
-        self._replay(self._writer.entries)
+        try:
+            self._replay(self._writer.entries)
+        except JournalError:
+            self._writer.close()
+            raise
         self._writer.entries = []
         self.live: dict[str, WorkerLive] = {}
 

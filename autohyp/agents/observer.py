@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from autohyp.agents.base import Fleet, LedgerClient, RunOrder
 from autohyp.agents.briefing import build_brief, past_experiment
+from autohyp.agents.campaign import BASELINE_HYPOTHESIS_ID
 from autohyp.agents.tool_builder import judge_tool, tools_to_request
 from autohyp.config import CampaignConfig
-from autohyp.errors import EditError
+from autohyp.errors import EditError, JournalError
 from autohyp.execution.preflight import PreflightLimits, check
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import Draft, Entry, ExperimentEntry
@@ -76,6 +77,7 @@ class Observer:
         self._noise_of: tuple[int, NoiseFloor | None] = (-1, None)
         self.finished: str | None = None
         self._settle_orphans()
+        self._catch_up()
 
     def stop(self, reason: str, *, now: bool) -> None:
         """Start nothing more; with `now` also give up what runs (it is tried again on resume)."""
@@ -87,35 +89,44 @@ class Observer:
         """One turn of the loop, waiting up to `timeout_s` for a worker to end its run."""
         ended = self._fleet.wait(timeout_s)
         self._state = self._ledger.state()
-        for end in ended:
-            if end.error is not None:
-                self._settle_loss(end.run_id, end.error, at_fault=True)
+        self._settle({end.run_id: end.error for end in ended if end.error is not None}, at_fault=True)
         self._decide_all()
         self._look_after_tools()
-        permission = self._permission()
-        self._dispatch(permission)
-        if permission.may_begin:
+        self._dispatch()
+        if self._permission().may_begin:
             self._refill()
-            self._dispatch(permission)
-        self._finish_if_done(permission)
+            self._dispatch()
+        self._finish_if_done(self._permission())
 
     # What ended ------------------------------------------------------------------------------
 
     def _settle_orphans(self) -> None:
         """Runs that the journal has in flight but no worker has: their session or observer died."""
         held = set(self._fleet.busy().values())
-        for run_id in [run_id for run_id in self._state.in_flight if run_id not in held]:
-            self._settle_loss(run_id, "it was interrupted", at_fault=False)
+        orphans = {run_id: "it was interrupted" for run_id in self._state.in_flight if run_id not in held}
+        self._settle(orphans, at_fault=False)
 
-    def _settle_loss(self, run_id: str, reason: str, *, at_fault: bool) -> None:
-        run = self._state.in_flight.get(run_id)
-        if run is None:
-            return
+    def _settle(self, lost: Mapping[str, str], *, at_fault: bool) -> None:
+        """Record runs that ended without a result, with the reason of each.
+
+        A worker may have recorded the end itself meanwhile, under the same key: what is durable counts.
+        """
+        runs = [self._state.in_flight[run_id] for run_id in lost if run_id in self._state.in_flight]
+        for run in runs:
+            try:
+                self._ledger.append([self._loss(run, lost[run.run_id], at_fault=at_fault)])
+            except JournalError:
+                if run.run_id in self._ledger.state().in_flight:
+                    raise
+        if runs:
+            self._state = self._ledger.state()
+
+    def _loss(self, run: Run, reason: str, *, at_fault: bool) -> Draft:
         entry = self._state.experiments[run.experiment_id]
         if on_lost_run(entry, run.seed, at_fault=at_fault) is LossAction.REQUEUE:
-            self._record(f"lost:{run_id}", ev.RunLost(run_id=run_id, reason=reason, at_fault=at_fault))
-        else:
-            self._record(f"finish:{run_id}", ev.RunFinished(result=self._crash(run, reason)))
+            lost = ev.RunLost(run_id=run.run_id, reason=reason, at_fault=at_fault)
+            return Draft(f"lost:{run.run_id}", lost)
+        return Draft(f"finish:{run.run_id}", ev.RunFinished(result=self._crash(run, reason)))
 
     def _crash(self, run: Run, reason: str) -> RunResult:
         return RunResult(
@@ -164,10 +175,20 @@ class Observer:
             f"decide:{entry.experiment_id}:{len(entry.decisions) + 1}", ev.DecisionMade(decision=decision)
         )
         if decision.verdict is Verdict.KEEP:
-            self._workspace.set_champion(entry.experiment.commit)
-            self._strengthen_champion(entry)
+            self._crown(entry)
         if decision.verdict.is_terminal:
             self._learn(entry)
+
+    def _catch_up(self) -> None:
+        """What follows from the last decisions, in case the observer before died between the two."""
+        if self._state.champion is not None:
+            self._crown(self._state.champion)
+        for entry in self._state.decided()[-1:]:
+            self._learn(entry)
+
+    def _crown(self, entry: ExperimentEntry) -> None:
+        self._workspace.set_champion(entry.experiment.commit)
+        self._strengthen_champion(entry)
 
     def _strengthen_champion(self, entry: ExperimentEntry) -> None:
         seeds = champion_runs_wanted(self._state, self._config.decisions, self._config.seed)
@@ -183,13 +204,19 @@ class Observer:
         if finding is not None:
             self._record(f"finding:{entry.experiment_id}", ev.FindingRecorded(finding=finding))
         for researcher in self._researchers:
-            researcher.observe(past_experiment(self._state, entry, noise))
+            try:
+                researcher.observe(past_experiment(self._state, entry, noise))
+            except Exception:
+                log.exception("researcher %s failed", researcher.name)
 
     # Dispatch --------------------------------------------------------------------------------
 
     def _permission(self) -> Allowance:
         if self._stop_reason is not None:
             return Allowance(False, False, self._stop_reason)
+        refusal = self._state.refused.get(BASELINE_HYPOTHESIS_ID)
+        if refusal is not None:
+            return Allowance(False, False, f"the baseline does not run: {refusal}")
         baseline = self._state.baseline
         if baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID):
             return Allowance(False, False, f"the baseline does not run: {baseline.decisions[-1].reason}")
@@ -198,18 +225,19 @@ class Observer:
 
     def _expected_run_s(self) -> float:
         if self._state.num_results:
-            return self._state.worker_s / self._state.num_results
+            # Runs that fail end early: their mean would promise too little.
+            return max(self._state.worker_s / self._state.num_results, self._config.run.budget_s or 0.0)
         return (self._config.run.budget_s or 0.0) + TYPICAL_OVERHEAD_S
 
-    def _dispatch(self, permission: Allowance) -> None:
+    def _dispatch(self) -> None:
         for worker in self._fleet.idle():
+            permission = self._permission()  # anew for each: every run begun counts towards the limits
             if not permission.may_run:
                 return
             chosen = next_run(self._state) or (self._begin_experiment() if permission.may_begin else None)
             if chosen is None:
                 return
             self._start(chosen, worker.worker_id, worker.node_id, worker.gpu_id, worker.gpu_name)
-            permission = self._permission()
 
     def _start(self, chosen: NextRun, worker_id: str, node_id: str, gpu_id: str, gpu_name: str) -> None:
         experiment = self._state.experiments[chosen.experiment_id].experiment
@@ -300,17 +328,26 @@ class Observer:
         for researcher in self._researchers:
             brief = build_brief(self._state, self._config, source, self._noise(), parallel)
             try:
-                proposals = researcher.propose(brief, missing)
+                proposals = [
+                    ev.HypothesisProposed(hypothesis=hypothesis)
+                    for hypothesis in researcher.propose(brief, missing)[:missing]
+                ]
             except Exception:
                 log.exception("researcher %s failed", researcher.name)
                 continue
-            for hypothesis in proposals[:missing]:
-                self._record(
-                    f"propose:{hypothesis.hypothesis_id}", ev.HypothesisProposed(hypothesis=hypothesis)
-                )
-            missing -= len(proposals)
+            for proposal in proposals:
+                missing -= self._propose(proposal)
             if missing <= 0:
                 return
+
+    def _propose(self, proposal: ev.HypothesisProposed) -> bool:
+        """Queue a hypothesis; one that repeats an id, or claims to be the baseline, is not taken."""
+        hypothesis = proposal.hypothesis
+        if hypothesis.hypothesis_id in self._state.hypotheses or hypothesis.kind == BASELINE_KIND:
+            log.warning("%s proposed %s again", hypothesis.researcher, hypothesis.hypothesis_id)
+            return False
+        self._record(f"propose:{hypothesis.hypothesis_id}", proposal)
+        return True
 
     def _look_after_tools(self) -> None:
         """Ask for tools that there is data for; adopt or discard what was published."""

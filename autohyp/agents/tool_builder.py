@@ -25,7 +25,7 @@ from autohyp.journal.events import ToolChanged
 from autohyp.paths import CampaignPaths, write_atomic
 from autohyp.records import RunResult, Tool, ToolStatus, utc_now
 
-__all__ = ["ToolBuilder", "judge_tool", "tools_to_request"]
+__all__ = ["Recipe", "ToolBuilder", "judge_tool", "tools_to_request"]
 
 Array = NDArray[np.float64]
 MAX_FALSE_STOP_RATE = 0.01

@@ -208,7 +208,7 @@ def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, conso
             console.print(f"Ray dashboard: {dashboard_url}")
         with Session(paths, config, data_dir, config.sandbox.backend) as session:
             try:
-                with LiveScreen(paths, console, config) as screen:
+                with LiveScreen(paths, console) as screen:
                     reason = None
                     while reason is None:
                         reason, error = session.finished()

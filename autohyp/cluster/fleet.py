@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayError
@@ -111,7 +112,7 @@ class RayFleet:
     def _welcome(self, member: _Member) -> None:
         """The worker answered who it is: it can take orders, or still carries one out."""
         try:
-            member.live = ray.get(member.pending)
+            live: Any = ray.get(member.pending)
         except ActorUnavailableError:
             member.pending = member.actor.describe.remote()
         except RayError as error:
@@ -119,8 +120,7 @@ class RayFleet:
             if not self._members:
                 raise ClusterError(f"no worker could be started: {_reason(error)}") from None
         else:
-            assert member.live is not None
-            member.run_id = member.live.run_id or None
+            member.live, member.run_id = live, live.run_id or None
             member.pending = member.actor.settle.remote() if member.run_id else None
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from autohyp.errors import JournalDamagedError, JournalError, JournalLockedError
 from autohyp.journal.events import GENESIS, Draft, Entry, decode_line, encode_line
@@ -50,6 +50,7 @@ class JournalReader:
                 file.seek(self.offset)
                 for line in file:
                     if not line.endswith(b"\n"):
+                        self._check_tail(line)
                         return
                     yield self._entry(line)
         except FileNotFoundError:
@@ -57,16 +58,27 @@ class JournalReader:
         except PermissionError:
             raise JournalError(f"{self.path}: not readable by this user") from None
 
+    def _check_tail(self, tail: bytes) -> None:
+        """A line that is whole but for its last byte was acknowledged once: its newline was damaged."""
+        try:
+            decode_line(tail[:-1], self.last_seq + 1, self.last_hash)
+        except ValueError:
+            return
+        raise self._damage("it does not end in a newline")
+
+    def _damage(self, reason: str) -> JournalDamagedError:
+        number = self.last_seq + 1
+        return JournalDamagedError(
+            f"{self.path}: line {number} is damaged: {reason}; `autohyp doctor` shows what can be saved",
+            number,
+        )
+
     def _entry(self, line: bytes) -> Entry:
         number = self.last_seq + 1
         try:
             entry = decode_line(line[:-1], number, self.last_hash)
         except ValueError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise JournalDamagedError(
-                f"{self.path}: line {number} is damaged: {reason}; `autohyp doctor` shows what can be saved",
-                number,
-            ) from None
+            raise self._damage(" ".join(str(error).split())[:200]) from None
         self.offset += len(line)
         self.last_seq, self.last_hash = number, entry.hash
         return entry
@@ -128,7 +140,10 @@ class JournalWriter:
         lines, entries = [], []
         for draft in drafts:
             seq += 1
-            line, previous = encode_line(seq, ts, draft, previous)
+            try:
+                line, previous = encode_line(seq, ts, draft, previous)
+            except ValueError as error:
+                raise JournalError(f"{draft.event.type} cannot be written as JSON: {error}") from None
             lines.append(line)
             entries.append(Entry(seq, ts, draft.key, draft.event, previous))
         self._write(b"".join(lines))
@@ -136,21 +151,31 @@ class JournalWriter:
         return entries
 
     def _write(self, payload: bytes) -> None:
+        # Until all is done: whatever interrupts this leaves a writer that refuses to go on.
+        self._broken = f"{self.path}: an earlier write was interrupted; open the journal again"
         try:
             written = 0
             while written < len(payload):
                 written += os.write(self._fd, payload[written:])
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
-            raise JournalError(
-                f"{self.path}: cannot be written: {error.strerror}; nothing of this change was recorded"
-            ) from None
+            self._take_back(error)
         try:
             os.fsync(self._fd)
         except OSError as error:
             self._broken = f"{self.path}: the disk failed ({error.strerror}); start again from a healthy one"
             raise JournalError(self._broken) from None
         self._size += len(payload)
+        self._broken = None
+
+    def _take_back(self, error: OSError) -> NoReturn:
+        problem = f"{self.path}: cannot be written: {error.strerror}"
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._broken = f"{problem}; nor can what was half-written be taken back: open the journal again"
+            raise JournalError(self._broken) from None
+        self._broken = None
+        raise JournalError(f"{problem}; nothing of this change was recorded") from None
 
     def close(self) -> None:
         """Give up the lock; idempotent."""

@@ -165,7 +165,8 @@ class CampaignState:
         handler(entry.event, entry.ts)
         self.version = entry.seq
         if self.sessions:
-            self.sessions[-1].last_ts = entry.ts
+            # A clock that was set back takes nothing from the time that a session lasted.
+            self.sessions[-1].last_ts = max(self.sessions[-1].last_ts, entry.ts)
 
     def check(self, event: ev.Event) -> None:
         """Raise JournalError when `event` cannot come next."""
@@ -191,7 +192,7 @@ class CampaignState:
             case ev.RunLost(run_id=run_id):
                 return self._active_problem(run_id)
             case ev.RunFinished(result=result):
-                return self._active_problem(result.run_id)
+                return self._active_problem(result.run_id) or self._result_problem(result)
             case ev.DecisionMade(decision=decision):
                 entry = self.experiments.get(decision.experiment_id)
                 ready = entry is not None and entry.awaits_decision
@@ -224,6 +225,11 @@ class CampaignState:
         if experiment_id is None or run_id not in self.experiments[experiment_id].active:
             return f"run {run_id} is not in flight"
         return None
+
+    def _result_problem(self, result: RunResult) -> str | None:
+        run = self.in_flight[result.run_id]
+        belongs = (result.experiment_id, result.seed) == (run.experiment_id, run.seed)
+        return None if belongs else f"the result names another experiment or seed than run {run.run_id}"
 
     def _apply_campaign_created(self, event: ev.CampaignCreated, ts: str) -> None:
         self.created = event

@@ -87,7 +87,8 @@ def decide(evidence: Evidence, policy: DecisionConfig) -> Decision:
     failed = next((result for result in evidence.results if not result.is_measured), None)
     if failed is not None:
         return _failure(evidence, failed)
-    standing = Standing(evidence.experiment_id, {r.seed: r.val_bpb for r in evidence.results if r.val_bpb})
+    scores = {result.seed: result.val_bpb for result in evidence.results if result.val_bpb is not None}
+    standing = Standing(evidence.experiment_id, scores)
     if evidence.champion is None:
         return _baseline(standing, evidence, policy)
     if evidence.noise is None:

@@ -36,11 +36,11 @@ def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> 
     failed = [e for e in entries if e.verdict in (Verdict.CRASH, Verdict.INVALID)]
     if not gains:
         return None
-    best, (gain, error) = max(gains, key=lambda pair: pair[1][0])
+    best, (best_gain, error) = max(gains, key=lambda pair: pair[1][0])
     kept = [e for e in entries if e.verdict is Verdict.KEEP]
     spread = fmean(gain for _, (gain, _) in gains)
     title = (
-        f"{kind}: {best.experiment.hypothesis.title} gained {gain:.4f} bpb"
+        f"{kind}: {best.experiment.hypothesis.title} gained {best_gain:.4f} bpb"
         if kept
         else f"{kind}: nothing tried so far helps"
     )
@@ -48,7 +48,7 @@ def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> 
         finding_id=f"kind-{kind.replace(' ', '-')}",
         title=title,
         evidence=(
-            f"{len(gains)} measured, {len(kept)} kept, {len(failed)} failed; best {gain:+.4f} ± {error:.4f} "
+            f"{len(gains)} measured, {len(kept)} kept, {len(failed)} failed; best {best_gain:+.4f} ± {error:.4f} "
             f"bpb ({best.experiment_id}), mean {spread:+.4f} (positive is better)"
         ),
         confidence=_confidence([g for _, g in gains], bool(kept)),

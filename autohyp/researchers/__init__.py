@@ -1,5 +1,7 @@
 """Who proposes hypotheses: one contract (`base`), and the researchers that keep it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from autohyp.errors import ConfigError
@@ -13,7 +15,8 @@ RESEARCHERS: dict[str, Callable[[], Researcher]] = {"library": LibraryResearcher
 
 
 def make_researcher(name: str) -> Researcher:
-    """The researcher of that name. Raises ConfigError naming those there are."""
-    if name not in RESEARCHERS:
-        raise ConfigError(f"researchers: {name!r} is unknown; there are: {', '.join(sorted(RESEARCHERS))}")
-    return RESEARCHERS[name]()
+    """The researcher called `name` in `campaign.yaml`. Raises ConfigError if there is none."""
+    make = RESEARCHERS.get(name)
+    if make is None:
+        raise ConfigError(f"researchers: there is no {name!r}; known: {', '.join(RESEARCHERS)}")
+    return make()

@@ -1,16 +1,16 @@
 """Campaigns that never ran: journals of any size that look like real ones, for tests and timings.
 
-`campaign_entries` yields the hash-chained entries, `write_campaign` lays them on disk, `campaign_state` replays
-them. The same arguments give the same bytes: times are simulated, random numbers seeded. The numbers follow
-what was measured on real hardware in kind (most ideas lose, gains shrink, throughput noise), not in detail, and the
-verdicts come from a simple threshold, not from `autohyp.policies`.
+`campaign_entries` yields the hash-chained entries, `write_campaign` lays them on disk, `campaign_state`
+replays them. The same arguments give the same bytes: times are simulated, random numbers seeded. The
+numbers follow what was measured on real hardware in kind (most ideas lose, gains shrink, throughput noise),
+not in detail, and the verdicts come from a simple threshold, not from `autohyp.policies`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,11 +66,26 @@ _CONSTANTS: dict[str, ConstantValue] = {
 
 _IDEAS = (
     ("Halve the batch", "batch", "TOTAL_BATCH_SIZE", "twice the optimizer steps in the same budget"),
-    ("Raise the matrix learning rate", "learning rate", "MATRIX_LR", "Muon is stable well above its default rate"),
+    (
+        "Raise the matrix learning rate",
+        "learning rate",
+        "MATRIX_LR",
+        "Muon is stable well above its default rate",
+    ),
     ("Lower the embedding learning rate", "learning rate", "EMBEDDING_LR", "rare tokens overshoot early"),
     ("Longer warm-down", "schedule", "WARMDOWN_RATIO", "a short run gains most while the rate falls"),
-    ("Less weight decay", "regularisation", "WEIGHT_DECAY", "far from overfitting, decay only costs progress"),
-    ("All layers see the whole context", "attention", "WINDOW_PATTERN", "windows are shorter than the documents"),
+    (
+        "Less weight decay",
+        "regularisation",
+        "WEIGHT_DECAY",
+        "far from overfitting, decay only costs progress",
+    ),
+    (
+        "All layers see the whole context",
+        "attention",
+        "WINDOW_PATTERN",
+        "windows are shorter than the documents",
+    ),
     ("One more layer", "shape", "DEPTH", "depth is worth more than its steps"),
     ("Faster second moment", "optimizer", "ADAM_BETAS", "statistics of a short run age quickly"),
     ("A short warm-up", "schedule", "WARMUP_RATIO", "the first steps are too large for the head"),
@@ -120,9 +135,8 @@ class _Simulation:
 
 def campaign_entries(shape: CampaignShape | None = None) -> Iterator[ev.Entry]:
     """The campaign's journal entries, in order."""
-    seq, previous = 0, ev.GENESIS
-    for stamp, draft in _drafts(shape or CampaignShape()):
-        seq += 1
+    previous = ev.GENESIS
+    for seq, (stamp, draft) in enumerate(_drafts(shape or CampaignShape()), start=1):
         _, previous = ev.encode_line(seq, stamp, draft, previous)
         yield ev.Entry(seq, stamp, draft.key, draft.event, previous)
 
@@ -130,7 +144,9 @@ def campaign_entries(shape: CampaignShape | None = None) -> Iterator[ev.Entry]:
 def campaign_state(shape: CampaignShape | None = None) -> CampaignState:
     """The campaign's state; without hashing, so quick."""
     drafts = _drafts(shape or CampaignShape())
-    return replay(ev.Entry(seq, ts, draft.key, draft.event, "") for seq, (ts, draft) in enumerate(drafts, start=1))
+    return replay(
+        ev.Entry(seq, ts, draft.key, draft.event, "") for seq, (ts, draft) in enumerate(drafts, start=1)
+    )
 
 
 def write_campaign(research: Path, shape: CampaignShape | None = None) -> CampaignPaths:
@@ -138,10 +154,9 @@ def write_campaign(research: Path, shape: CampaignShape | None = None) -> Campai
     shape = shape or CampaignShape()
     paths = CampaignPaths(research / shape.tag)
     paths.root.mkdir(parents=True, exist_ok=True)
-    seq, previous = 0, ev.GENESIS
+    previous = ev.GENESIS
     with paths.journal.open("wb") as file:
-        for stamp, draft in _drafts(shape):
-            seq += 1
+        for seq, (stamp, draft) in enumerate(_drafts(shape), start=1):
             line, previous = ev.encode_line(seq, stamp, draft, previous)
             file.write(line)
     return paths
@@ -176,13 +191,20 @@ def _opening(sim: _Simulation) -> Iterator[ev.Event]:
     shape = sim.shape
     hardware = Hardware(cpus=shape.workers, memory_gb=16.0, cpu_name="Simulated CPU")
     config = CampaignConfig.model_validate(
-        {"tag": shape.tag, "profile": "cpu", "workers": {"count": shape.workers}, "run": {"budget_s": shape.budget_s}}
+        {
+            "tag": shape.tag,
+            "profile": "cpu",
+            "workers": {"count": shape.workers},
+            "run": {"budget_s": shape.budget_s},
+        }
     ).resolved(hardware)
     yield ev.CampaignCreated(
         tag=shape.tag,
         objective=config.objective,
         config=config.model_dump(mode="json"),
-        target_sha256={name: hashlib.sha256(name.encode()).hexdigest() for name in ("train.py", "prepare.py")},
+        target_sha256={
+            name: hashlib.sha256(name.encode()).hexdigest() for name in ("train.py", "prepare.py")
+        },
         data_sha256=hashlib.sha256(b"data").hexdigest(),
         created_at=sim.stamp,
     )
@@ -288,11 +310,14 @@ def _experiment(sim: _Simulation, hypothesis: Hypothesis) -> Iterator[ev.Event]:
         yield ev.DecisionMade(decision=decision)
     if fate is Verdict.KEEP:
         if len(scores) == 1:
-            yield ev.RunsRequested(experiment_id=experiment.experiment_id, seeds=(43,), reason="a new champion")
+            yield ev.RunsRequested(
+                experiment_id=experiment.experiment_id, seeds=(43,), reason="a new champion"
+            )
             result = yield from _run(sim, experiment, 43, fate, true_bpb)
             scores += [] if result.val_bpb is None else [result.val_bpb]
         sim.champion, sim.champion_bpb, sim.champion_runs = experiment, sum(scores) / len(scores), len(scores)
-        yield _finding(experiment, decision)
+        if not experiment.is_baseline:
+            yield _finding(experiment, decision)
 
 
 def _fate(sim: _Simulation, experiment: Experiment) -> Verdict:
@@ -329,7 +354,7 @@ def _true_bpb(sim: _Simulation, fate: Verdict) -> float:
 
 def _run(
     sim: _Simulation, experiment: Experiment, seed: int, fate: Verdict, true_bpb: float
-) -> Iterator[ev.Event]:
+) -> Generator[ev.Event, None, RunResult]:
     """One run, lost once before it succeeds now and then; returns its result."""
     attempt = 1
     while True:
@@ -358,7 +383,9 @@ def _started(sim: _Simulation, experiment: Experiment, seed: int, attempt: int) 
 
 
 def _result(sim: _Simulation, run: Run, fate: Verdict, true_bpb: float) -> RunResult:
-    status = {Verdict.CRASH: RunStatus.CRASHED, Verdict.INVALID: RunStatus.INVALID}.get(fate, RunStatus.COMPLETED)
+    status = {Verdict.CRASH: RunStatus.CRASHED, Verdict.INVALID: RunStatus.INVALID}.get(
+        fate, RunStatus.COMPLETED
+    )
     is_measured = status is RunStatus.COMPLETED
     budget_s = sim.shape.budget_s
     charged_s = budget_s if is_measured else round(sim.random.uniform(1, budget_s), 3)

@@ -1,4 +1,5 @@
-"""What a researcher, a person or an older tool reads before proposing: research_brief.json, search_model.md, tools.
+"""What a researcher, a person or an older tool reads before proposing: research_brief.json,
+search_model.md, tools.
 
 All three are computed from the state, so a copied journal rebuilds them. They are views: editing them
 changes nothing in the campaign (`autohyp sync` writes them again).
@@ -23,7 +24,9 @@ _PAST_SHOWN = 50
 
 
 def research_brief(state: CampaignState) -> dict[str, Any]:
-    """research_brief.json; `generated_at` is the time of the last event, so equal journals give equal briefs."""
+    """research_brief.json; `generated_at` is the time of the last event, so equal journals give equal
+    briefs.
+    """
     champion = state.champion
     return {
         "generated_at": to_seconds(facts.last_ts(state)),
@@ -44,7 +47,9 @@ def _constraints(state: CampaignState) -> list[str]:
     return [
         "Only train.py may change; prepare.py, the data and the evaluation are fixed.",
         "The measure is val_bpb, computed by an evaluator outside the run; lower is better.",
-        f"A run trains for {budget_s:g} seconds." if isinstance(budget_s, int | float) else "The budget is fixed.",
+        f"A run trains for {budget_s:g} seconds."
+        if isinstance(budget_s, int | float)
+        else "The budget is fixed.",
         "total_batch_size must be a multiple of device_batch_size times the sequence length.",
     ]
 
@@ -83,10 +88,14 @@ def open_questions(state: CampaignState) -> list[str]:
         decision = entry.decision
         if decision is not None and decision.verdict is Verdict.REPLICATE and decision.gain_bpb is not None:
             title = clean_line(entry.experiment.hypothesis.title)
-            questions.append(f"Is '{title}' real? So far {decision.gain_bpb:+.5f} bpb over {decision.num_runs} run(s).")
+            questions.append(
+                f"Is '{title}' real? So far {decision.gain_bpb:+.5f} bpb over {decision.num_runs} run(s)."
+            )
     tried = {entry.experiment.hypothesis.kind for entry in state.experiments.values()}
     waiting = dict.fromkeys(hypothesis.kind for hypothesis in state.queue.values())
-    questions += [f"Does anything of the kind '{clean_line(kind)}' help?" for kind in waiting if kind not in tried]
+    questions += [
+        f"Does anything of the kind '{clean_line(kind)}' help?" for kind in waiting if kind not in tried
+    ]
     return questions
 
 
@@ -155,7 +164,9 @@ def tool_registry(state: CampaignState) -> dict[str, Any]:
 
 
 def search_model(state: CampaignState) -> str:
-    """The observer's beliefs in words: the theory, the phase of the search, what each kind of change was worth."""
+    """The observer's beliefs in words: the theory, the phase of the search, what each kind of change was
+    worth.
+    """
     sections = [
         "# Search model",
         "Written from the journal; editing it changes nothing. Gains are in bpb, positive is better.",

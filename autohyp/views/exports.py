@@ -1,11 +1,12 @@
 """One experiment in the words of the older tools: their fields, their meaning, their file per purpose.
 
-Everything is a pure function of the state, so the same journal gives the same bytes. Where the two systems differ:
-a measurement is the mean over an experiment's runs; an `invalid` experiment is a `crash` there, with the reason in
-`analysis`; a crash has `val_bpb` 0.0 (ours: null); the baseline names itself as its parent, because an experiment
-without a parent is rejected there. An experiment that is not yet decided has no `result.json` before its first
-result and an empty `decision_status` before its first decision. Not exported: what only our own records hold (predictions, statistics,
-integrity checks); see `journal.jsonl` for those.
+Everything is a pure function of the state, so the same journal gives the same bytes. Where the two systems
+differ: a measurement is the mean over an experiment's runs; an `invalid` experiment is a `crash` there,
+with the reason in `analysis`; a crash has `val_bpb` 0.0 (ours: null); the baseline names itself as its
+parent, because an experiment without a parent is rejected there. An experiment that is not yet decided has
+no `result.json` before its first result and an empty `decision_status` before its first decision. Not
+exported: what only our own records hold (predictions, statistics, integrity checks); see `journal.jsonl`
+for those.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def _mean(results: list[RunResult], field: str) -> float:
 def model_shape(constants: dict[str, ConstantValue]) -> tuple[int, int]:
     """(width, number of heads): depth times aspect ratio, rounded up to whole heads; zeros where unknown."""
     depth, aspect, head = (constants.get(name) for name in ("DEPTH", "ASPECT_RATIO", "HEAD_DIM"))
-    if not (isinstance(depth, int) and isinstance(aspect, int | float) and isinstance(head, int) and head > 0):
+    if not (
+        isinstance(depth, int) and isinstance(aspect, int | float) and isinstance(head, int) and head > 0
+    ):
         return 0, 0
     heads = -(-int(depth * aspect) // head)
     return heads * head, heads
@@ -87,8 +90,8 @@ def model_shape(constants: dict[str, ConstantValue]) -> tuple[int, int]:
 def metrics(entry: ExperimentEntry) -> dict[str, Any]:
     """The measurements of an experiment, averaged over its measured runs; of a failure, its last run's.
 
-    `still_improving` and `improvement_rate` (nats per token in the last tenth of the budget) come from the training
-    losses that the script reported, as does `train_bpb` where it printed one.
+    `still_improving` and `improvement_rate` (nats per token in the last tenth of the budget) come from the
+    training losses that the script reported, as does `train_bpb` where it printed one.
     """
     failed = _latest_verdict(entry) in (Verdict.CRASH, Verdict.INVALID)
     results = [] if failed else entry.measured
@@ -203,7 +206,9 @@ def result_document(entry: ExperimentEntry, measured: dict[str, Any]) -> dict[st
 
 
 def _execution_status(entry: ExperimentEntry) -> str:
-    """Failed when the decision says so; before one, when a run did. A champion may lose a later run and stays complete."""
+    """Failed when the decision says so; before one, when a run did. A champion may lose a later run and
+    stays complete.
+    """
     verdict = _latest_verdict(entry)
     if verdict is None:
         return "completed" if entry.results and entry.results[-1].is_measured else "failed"
@@ -225,7 +230,9 @@ def outcome(entry: ExperimentEntry) -> str:
     if decision.gain_bpb is None:
         return f"{decision.verdict.value}: {decision.reason}"
     error = f" +- {decision.gain_sd_bpb:.6f}" if decision.gain_sd_bpb is not None else ""
-    return f"{decision.verdict.value}: gain {decision.gain_bpb:+.6f}{error} bpb over {decision.num_runs} run(s)"
+    return (
+        f"{decision.verdict.value}: gain {decision.gain_bpb:+.6f}{error} bpb over {decision.num_runs} run(s)"
+    )
 
 
 def run_events(entry: ExperimentEntry) -> list[dict[str, Any]]:
@@ -236,7 +243,9 @@ def run_events(entry: ExperimentEntry) -> list[dict[str, Any]]:
         begun = {"seed": result.seed, "attempt": result.attempt}
         ended = {"status": result.status.value, "reason": result.reason, "val_bpb": result.val_bpb}
         events.append(_event("run_started", plus_seconds(result.finished_at, -result.total_s), result, begun))
-        events.append(_event("run_completed" if measured else "run_failed", result.finished_at, result, ended))
+        events.append(
+            _event("run_completed" if measured else "run_failed", result.finished_at, result, ended)
+        )
     for run in entry.active.values():
         events.append(_event("run_started", run.started_at, run, {"seed": run.seed, "attempt": run.attempt}))
     return sorted(events, key=lambda event: str(event["recorded_at"]))

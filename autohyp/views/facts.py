@@ -60,7 +60,9 @@ def noise_floor(state: CampaignState) -> NoiseFloor | None:
 
 
 def champion_against_baseline(state: CampaignState) -> Comparison | None:
-    """The champion's gain over the baseline, with the standard error that the noise and the numbers of runs give."""
+    """The champion's gain over the baseline, with the standard error that the noise and the numbers of runs
+    give.
+    """
     champion, baseline = state.champion, state.baseline
     if champion is None or baseline is None or champion.mean_bpb is None or baseline.mean_bpb is None:
         return None
@@ -81,7 +83,9 @@ def experiment_gain(entry: ExperimentEntry) -> float | None:
 def running_best(state: CampaignState) -> list[tuple[int, float]]:
     """(position in the order of decisions from 1, mean val_bpb) of the baseline and every keep."""
     kept = set(state.lineage)
-    means = ((i, state.experiments[name]) for i, name in enumerate(state.decision_order, start=1) if name in kept)
+    means = (
+        (i, state.experiments[name]) for i, name in enumerate(state.decision_order, start=1) if name in kept
+    )
     return [(i, entry.mean_bpb) for i, entry in means if entry.mean_bpb is not None]
 
 

@@ -18,7 +18,8 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def json_text(document: Any) -> str:
-    """JSON for people: objects indented, plain lists on a line, plain ASCII (some readers split lines at U+2028).
+    """JSON for people: objects indented, plain lists on a line, plain ASCII (some readers split lines at
+    U+2028).
 
     Written here because `json.dumps` leaves its fast encoder as soon as it is to indent.
     """

@@ -1,7 +1,7 @@
 """fleet/: who works in the campaign, and the instructions of each role for people and agents who take part.
 
-All paths are relative to a checkout that holds the campaign folder as `research/`, which is how the older tools read
-them, and which keeps this machine's paths out of files that are passed on.
+All paths are relative to a checkout that holds the campaign folder as `research/`, which is how the older
+tools read them, and which keeps this machine's paths out of files that are passed on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def _workers(state: CampaignState) -> dict[str, Run | RunResult]:
     """The first run of each worker that had one, by worker id."""
     seen: dict[str, Run | RunResult] = {}
     for entry in state.experiments.values():
-        for run in (*entry.results, *entry.active.values()):
+        runs: list[Run | RunResult] = [*entry.results, *entry.active.values()]
+        for run in runs:
             seen.setdefault(run.worker_id, run)
     return dict(sorted(seen.items()))
 
@@ -72,14 +73,14 @@ _OBSERVER = """\
 
 Goal: {objective}
 
-The observer owns the queue, the dispatch and the decisions. In this campaign autohyp does all three by itself; this
-page is for whoever watches it or reads its records.
+The observer owns the queue, the dispatch and the decisions. In this campaign autohyp does all three by
+itself; this page is for whoever watches it or reads its records.
 
-1. Read `research_brief.json` (goal, limits, champion, findings, queue) and `search_model.md` (what is believed).
+1. Read `research_brief.json` (goal, limits, champion, findings, queue) and `search_model.md` (beliefs).
 2. Look at one experiment: `plans/<experiment_id>.md` holds the hypothesis and the outcome,
    `runs/<experiment_id>/` the measurement, `diff.patch` the change.
-3. A decision is a function of the measurements and of the noise between equal runs. It is in the journal with its
-   numbers and is not edited afterwards; files here are views and are written again by `autohyp sync`.
+3. A decision is a function of the measurements and of the noise between equal runs. It is in the journal
+   with its numbers and is not edited afterwards; files here are views, written again by `autohyp sync`.
 
 Commands: `autohyp status --tag {tag}`, `autohyp show EXPERIMENT --tag {tag}`, `autohyp best --tag {tag}`.
 """
@@ -87,8 +88,9 @@ Commands: `autohyp status --tag {tag}`, `autohyp show EXPERIMENT --tag {tag}`, `
 _TOOL_BUILDER = """\
 # Tool builder of campaign {tag}
 
-The tool builder makes what the observer asks for in `tools/registry.json` (status `requested`), measures whether it
-would have helped on the campaign's own past, and publishes it under `tools/published/` with that worth.
+The tool builder makes what the observer asks for in `tools/registry.json` (status `requested`), measures
+whether it would have helped on the campaign's own past, and publishes it under `tools/published/` with that
+worth.
 
 - A tool solves one stated problem, reads `experiments.jsonl` or `journal.jsonl`, and writes nothing in them.
 - A tool that does not beat what was there before on the recorded past is discarded, with the reason.
@@ -98,7 +100,7 @@ would have helped on the campaign's own past, and publishes it under `tools/publ
 _WORKER = """\
 # Worker {worker_id} of campaign {tag}
 
-A worker holds one device and runs one experiment after another, each in a sandbox and in a checkout of its own.
+A worker holds one device and runs one experiment after another, each in a sandbox and a checkout of its own.
 
 - It runs what the observer dispatched and proposes nothing.
 - Only train.py differs from the champion; prepare.py and the data are fixed.

@@ -1,9 +1,9 @@
 """progress.png: how far the campaign has come, in one picture.
 
-A step line of the best val_bpb so far, a point per decided experiment (kept, discarded; failures at the upper edge), the
-baseline with the noise between its runs, and the titles of what was kept. Points far above the action are drawn
-at the edge so that they do not flatten it. The picture carries a digest of what it shows and is drawn again only
-when that changes.
+A step line of the best val_bpb so far, a point per decided experiment (kept, discarded; failures at the
+upper edge), the baseline with the noise between its runs, and the titles of what was kept. Points far above
+the action are drawn at the edge so that they do not flatten it. The picture carries a digest of what it
+shows and is drawn again only when that changes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import json
 import textwrap
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from autohyp.views.text import clean_line
 
 __all__ = ["PictureData", "draw_progress", "picture_data", "picture_is_current"]
 
-_DRAWING_VERSION = 1
+_DRAWING_VERSION = 2
 _INK, _GREY, _GREEN, _RED, _BLUE = "#22303c", "#b7c0c8", "#1f9d63", "#d1495b", "#3a6ea5"
 _MAX_LABELS = 24
+_DPI = 130
+_LABEL_PT = 8
+_LINE_PX = 1.45 * _LABEL_PT * _DPI / 72
+_CHARACTER_PX = 0.53 * _LABEL_PT * _DPI / 72
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ def picture_data(state: CampaignState) -> PictureData:
         else:
             discarded.append((position, mean))
     noise = facts.noise_floor(state)
-    return PictureData(state.tag, kept, discarded, failed, len(state.decision_order), noise.sd_bpb if noise else None)
+    return PictureData(
+        state.tag, kept, discarded, failed, len(state.decision_order), noise.sd_bpb if noise else None
+    )
 
 
 def picture_is_current(path: Path, data: PictureData) -> bool:
@@ -74,7 +81,8 @@ def draw_progress(data: PictureData) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.2), dpi=130, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(12, 6.2), dpi=_DPI, facecolor="white")
+    figure.subplots_adjust(left=0.068, right=0.985, top=0.915, bottom=0.125)
     axes = figure.add_subplot()
     low, high = _limits(data)
     axes.set_ylim(low, high)
@@ -82,30 +90,42 @@ def draw_progress(data: PictureData) -> bytes:
     _draw_noise(axes, data)
     _draw_points(axes, data, high)
     _draw_best(axes, data)
-    _draw_labels(axes, data, low, high)
+    _draw_labels(axes, data)
     _dress(axes, data)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "autohyp", "Comment": data.digest})
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", metadata={"Software": "autohyp", "Comment": data.digest})
     return buffer.getvalue()
 
 
 def _limits(data: PictureData) -> tuple[float, float]:
-    """The action is between the best and the baseline; leave room for labels below and for most points above."""
+    """The action is between the best and the baseline; leave room for labels below and for most points
+    above.
+    """
     best = min(y for _, y, _ in data.kept)
     top = data.kept[0][1]
     points = sorted(y for _, y in data.discarded)
     if points:
         top = max(top, min(points[int(0.9 * (len(points) - 1))], top + 0.5 * max(top - best, 0.0)))
     span = max(top - best, 6 * (data.noise_sd_bpb or 0.0), 1e-3)
-    return best - 0.28 * span, max(top, best) + 0.16 * span
+    return best - 0.2 * span, max(top, best) + 0.16 * span
 
 
 def _draw_noise(axes: Any, data: PictureData) -> None:
     baseline = data.kept[0][1]
-    axes.axhline(baseline, color=_BLUE, linewidth=1.1, linestyle=(0, (5, 4)), alpha=0.9, label=f"baseline {baseline:.4f}")
+    axes.axhline(
+        baseline,
+        color=_BLUE,
+        linewidth=1.1,
+        linestyle=(0, (5, 4)),
+        alpha=0.9,
+        label=f"baseline {baseline:.4f}",
+    )
     if data.noise_sd_bpb:
         band = (baseline - 2 * data.noise_sd_bpb, baseline + 2 * data.noise_sd_bpb)
-        axes.axhspan(*band, color=_BLUE, alpha=0.10, linewidth=0, label=f"noise, ±2 × {data.noise_sd_bpb:.4f}")
+        axes.axhspan(
+            *band, color=_BLUE, alpha=0.10, linewidth=0, label=f"noise, ±2 × {data.noise_sd_bpb:.4f}"
+        )
 
 
 def _draw_points(axes: Any, data: PictureData, high: float) -> None:
@@ -114,42 +134,101 @@ def _draw_points(axes: Any, data: PictureData, high: float) -> None:
     above = [x for x, y in data.discarded if y > high]
     edge = high - 0.025 * (high - axes.get_ylim()[0])
     if inside:
-        axes.scatter(*zip(*inside, strict=True), s=size, color=_GREY, linewidths=0, label="discarded", zorder=2)
+        axes.scatter(
+            *zip(*inside, strict=True), s=size, color=_GREY, linewidths=0, label="discarded", zorder=2
+        )
     if above:
-        axes.scatter(above, [edge] * len(above), s=size, color=_GREY, marker="^", label="discarded, off scale", zorder=2)
+        axes.scatter(
+            above,
+            [edge] * len(above),
+            s=size,
+            color=_GREY,
+            marker="^",
+            label="discarded, off scale",
+            zorder=2,
+        )
     if data.failed:
         edges = [edge] * len(data.failed)
-        axes.scatter(data.failed, edges, s=size, color=_RED, marker="x", linewidths=1.3, label="crashed or invalid", zorder=3)
+        axes.scatter(
+            data.failed,
+            edges,
+            s=size,
+            color=_RED,
+            marker="x",
+            linewidths=1.3,
+            label="crashed or invalid",
+            zorder=3,
+        )
 
 
 def _draw_best(axes: Any, data: PictureData) -> None:
     xs, ys = [x for x, _, _ in data.kept], [y for _, y, _ in data.kept]
-    axes.step([*xs, data.num_decided + 0.6], [*ys, ys[-1]], where="post", color=_GREEN, linewidth=2.2, label="best so far", zorder=4)
+    axes.step(
+        [*xs, data.num_decided + 0.6],
+        [*ys, ys[-1]],
+        where="post",
+        color=_GREEN,
+        linewidth=2.2,
+        label="best so far",
+        zorder=4,
+    )
     axes.scatter(xs, ys, s=52, color=_GREEN, edgecolors="white", linewidths=1.2, label="kept", zorder=5)
 
 
-def _draw_labels(axes: Any, data: PictureData, low: float, high: float) -> None:
-    """Titles of kept changes below their points, at heights that alternate so that neighbours do not meet."""
-    improvements = data.kept[1:]
-    if len(improvements) > _MAX_LABELS:
-        gains = {x: before[1] - y for before, (x, y, _) in zip(data.kept, improvements, strict=False)}
-        largest = sorted(gains, key=lambda x: -gains[x])[:_MAX_LABELS]
-        improvements = [point for point in improvements if point[0] in largest]
-    for index, (x, y, title) in enumerate(improvements):
-        label = textwrap.shorten(title, 38, placeholder=" …").replace("$", r"\$")
-        drop = (16, 34, 52)[index % 3] if len(improvements) > 3 else 16
+def _draw_labels(axes: Any, data: PictureData) -> None:
+    """Titles of kept changes: down and left of their points, where a falling line leaves room, else right."""
+    placed: list[_Box] = []
+    left, bottom = axes.transAxes.transform((0, 0))
+    for x, y, title in _labelled(data):
+        label = textwrap.shorten(title, 40, placeholder=" …")
+        point_x, point_y = axes.transData.transform((x, y))
+        width = _CHARACTER_PX * len(label)
+        fits_left = point_x - 12 - width > left + 8
+        box_left = point_x - 12 - width if fits_left else point_x + 14
+        top = point_y - 12 if fits_left else point_y + _LINE_PX
+        while any(other.meets(box_left, top, width) for other in placed):
+            top -= 4
+        if top - _LINE_PX < bottom:
+            continue
+        placed.append(_Box(box_left, top, width))
         axes.annotate(
-            label,
+            label.replace("$", r"\$"),
             (x, y),
-            xytext=(-4, -drop),
-            textcoords="offset points",
-            fontsize=8,
+            xytext=(box_left - point_x, top - point_y),
+            textcoords="offset pixels",
+            fontsize=_LABEL_PT,
             color=_INK,
-            ha="right" if x > 0.35 * data.num_decided else "left",
             va="top",
-            arrowprops={"arrowstyle": "-", "color": _GREEN, "linewidth": 0.6, "alpha": 0.7, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _GREEN,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "relpos": (1, 1) if fits_left else (0, 0.5),
+            },
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
             zorder=6,
         )
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A label's place in pixels: `top` is its upper edge, y grows upwards."""
+
+    left: float
+    top: float
+    width: float
+
+    def meets(self, left: float, top: float, width: float) -> bool:
+        apart = left > self.left + self.width + 6 or left + width + 6 < self.left
+        return not apart and abs(top - self.top) < _LINE_PX
+
+
+def _labelled(data: PictureData) -> list[tuple[int, float, str]]:
+    """The kept changes that get their title: all, or those that gained most."""
+    gains = {after[0]: before[1] - after[1] for before, after in pairwise(data.kept)}
+    largest = set(sorted(gains, key=lambda x: -gains[x])[:_MAX_LABELS])
+    return [point for point in data.kept[1:] if point[0] in largest]
 
 
 def _dress(axes: Any, data: PictureData) -> None:
@@ -159,7 +238,7 @@ def _dress(axes: Any, data: PictureData) -> None:
     if improvements:
         headline += f", val_bpb {baseline:.4f} → {best:.4f}"
     axes.set_title(headline.replace("$", r"\$"), loc="left", fontsize=14, color=_INK, pad=12, weight="bold")
-    axes.set_xlabel("experiment, in the order of decisions", color=_INK)
+    axes.set_xlabel("experiment, in the order of decisions", color=_INK, loc="left")
     axes.set_ylabel("validation bits per byte (lower is better)", color=_INK)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color="#e7ebee", linewidth=0.8)
@@ -169,4 +248,4 @@ def _dress(axes: Any, data: PictureData) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#9aa5ae")
     axes.tick_params(colors=_INK, labelsize=9)
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5, ncols=2)
+    axes.figure.legend(loc="lower right", frameon=False, fontsize=8.5, ncols=7, columnspacing=1.4)

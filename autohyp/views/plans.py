@@ -1,7 +1,7 @@
 """The plan of an experiment: the hypothesis as the older tools read it, and a note that people read.
 
-The note is written before the first run (hypothesis, mechanism, prediction, the change) and written again after each
-decision with the outcome beneath: what was expected stays on the page next to what came.
+The note is written before the first run (hypothesis, mechanism, prediction, the change) and written again
+after each decision with the outcome beneath: what was expected stays on the page next to what came.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from autohyp.journal.state import CampaignState, ExperimentEntry
 from autohyp.records import ConstantsEdit, Decision, RunResult
 from autohyp.views.exports import outcome
-from autohyp.views.text import clean_line, clean_text, signed_bpb, to_seconds
+from autohyp.views.text import clean_line, clean_text, to_seconds
 
 __all__ = ["notes_by_experiment", "plan_document", "plan_note"]
 
@@ -51,7 +51,9 @@ def plan_note(entry: ExperimentEntry, notes: list[tuple[str, str]] | None = None
     if entry.results or entry.decisions:
         parts.append(_outcome(entry))
     if notes:
-        parts.append("## Notes\n\n" + "\n\n".join(f"**{clean_line(who)}**: {clean_text(text)}" for who, text in notes))
+        parts.append(
+            "## Notes\n\n" + "\n\n".join(f"**{clean_line(who)}**: {clean_text(text)}" for who, text in notes)
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -83,7 +85,9 @@ def _change(entry: ExperimentEntry) -> str:
     experiment = entry.experiment
     lines = ["## Change", ""]
     if isinstance(experiment.hypothesis.edit, ConstantsEdit):
-        lines += [f"- `{name}` = `{value!r}`" for name, value in experiment.hypothesis.edit.overrides.items()] + [""]
+        lines += [
+            f"- `{name}` = `{value!r}`" for name, value in experiment.hypothesis.edit.overrides.items()
+        ] + [""]
     if not experiment.diff:
         return "\n".join([*lines, "Nothing is changed."])
     diff = clean_text(experiment.diff).rstrip("\n").splitlines()
@@ -99,12 +103,17 @@ def _backticks(line: str) -> int:
 
 
 def _outcome(entry: ExperimentEntry) -> str:
-    lines = ["## Outcome", "", "| run | seed | status | val_bpb | steps | charged s |", "|---|---|---|---|---|---|"]
+    lines = [
+        "## Outcome",
+        "",
+        "| run | seed | status | val_bpb | steps | charged s |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [_result_line(result) for result in entry.results]
     for decision in entry.decisions:
         lines += ["", f"**{decision.verdict.value}**: {clean_line(decision.reason)}"]
     if entry.decision is not None:
-        lines += [""] + _numbers(entry, entry.decision)
+        lines += ["", *_numbers(entry, entry.decision)]
     return "\n".join(lines)
 
 
@@ -112,21 +121,26 @@ def _result_line(result: RunResult) -> str:
     score = "-" if result.val_bpb is None else f"{result.val_bpb:.6f}"
     status = result.status.value + (f": {clean_line(result.reason)}" if result.reason else "")
     status = status.replace("|", "\\|")
-    return f"| {result.run_id} | {result.seed} | {status} | {score} | {result.num_steps} | {result.charged_s:.1f} |"
+    effort = f"{result.num_steps} | {result.charged_s:.1f}"
+    return f"| {result.run_id} | {result.seed} | {status} | {score} | {effort} |"
 
 
 def _numbers(entry: ExperimentEntry, decision: Decision) -> list[str]:
     """The figures behind the last decision, each on a line."""
-    figures: list[tuple[str, str | None]] = [
-        ("mean val_bpb", f"{decision.mean_bpb:.6f}" if decision.mean_bpb is not None else None),
-        ("champion's mean", f"{decision.champion_mean_bpb:.6f}" if decision.champion_mean_bpb is not None else None),
-        ("gain (positive is better)", signed_bpb(decision.gain_bpb) if decision.gain_bpb is not None else None),
-        ("its standard error", f"{decision.gain_sd_bpb:.6f}" if decision.gain_sd_bpb is not None else None),
-        ("threshold", f"{decision.threshold_bpb:.6f}" if decision.threshold_bpb is not None else None),
-        ("P(better)", f"{decision.probability_better:.3f}" if decision.probability_better is not None else None),
-        ("noise between runs", f"{decision.noise.sd_bpb:.6f}" if decision.noise is not None else None),
+    figures = [
+        ("mean val_bpb", _figure(decision.mean_bpb, ".6f")),
+        ("champion's mean", _figure(decision.champion_mean_bpb, ".6f")),
+        ("gain (positive is better)", _figure(decision.gain_bpb, "+.6f")),
+        ("its standard error", _figure(decision.gain_sd_bpb, ".6f")),
+        ("threshold", _figure(decision.threshold_bpb, ".6f")),
+        ("P(better)", _figure(decision.probability_better, ".3f")),
+        ("noise between runs", _figure(decision.noise.sd_bpb if decision.noise else None, ".6f")),
     ]
     prediction = entry.experiment.hypothesis.prediction
     if prediction is not None and decision.gain_bpb is not None:
-        figures.append(("predicted gain", signed_bpb(-prediction.delta_bpb)))
+        figures.append(("predicted gain", _figure(-prediction.delta_bpb, "+.6f")))
     return [f"- {name}: {value}" for name, value in figures if value is not None]
+
+
+def _figure(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)

@@ -1,9 +1,10 @@
-"""Write a campaign's folder from its journal: everything but the journal, the repository and the logs is a view.
+"""Write a campaign's folder from its journal: everything but the journal, the repository and the logs is a
+view.
 
-`sync_experiment` writes the files of one experiment and is called as things happen, `sync_tables` the two tables,
-`sync_all` everything, pictures included. The same journal gives the same bytes on every machine (no present time, no
-path, nothing of the host), files are replaced whole, and a file that would not change is left alone. Views never
-delete: logs, `live/` and what others put beside are not touched.
+`sync_experiment` writes the files of one experiment and is called as things happen, `sync_tables` the two
+tables, `sync_all` everything, pictures included. The same journal gives the same bytes on every machine (no
+present time, no path, nothing of the host), files are replaced whole, and a file that would not change is
+left alone. Views never delete: logs, `live/` and what others put beside are not touched.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from autohyp.views.fleet import fleet_files, fleet_manifest
 from autohyp.views.picture import draw_progress, picture_data, picture_is_current
 from autohyp.views.plans import notes_by_experiment, plan_document, plan_note
 
-__all__ = ["SyncReport", "sync_all", "sync_experiment", "sync_tables"]
+__all__ = ["SyncReport", "sync_all", "sync_experiment", "sync_picture", "sync_tables"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class SyncReport:
 
     @property
     def summary(self) -> str:
-        return f"{self.num_experiments} experiments: {self.num_written} files written, {self.num_unchanged} unchanged"
+        files = f"{self.num_written} files written, {self.num_unchanged} unchanged"
+        return f"{self.num_experiments} experiments: {files}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def _page(entry: ExperimentEntry, notes: list[tuple[str, str]] | None) -> _Page:
 
 
 def sync_experiment(paths: CampaignPaths, state: CampaignState, experiment_id: str) -> SyncReport:
-    """Write plans/<id>.json and .md, and runs/<id>/ of one experiment. Raises CampaignError when there is none."""
+    """Write plans/<id>.json and .md, and runs/<id>/ of one experiment. Raises CampaignError when there is
+    none.
+    """
     entry = state.experiments.get(experiment_id)
     if entry is None:
         raise CampaignError(f"no experiment {experiment_id} in campaign {state.tag}")
@@ -79,6 +83,13 @@ def sync_tables(paths: CampaignPaths, state: CampaignState) -> SyncReport:
     return SyncReport(len(decided), files.num_written, files.num_unchanged)
 
 
+def sync_picture(paths: CampaignPaths, state: CampaignState) -> SyncReport:
+    """Draw progress.png, unless it shows this already or nothing was kept yet."""
+    files = FileWriter(paths.root)
+    _write_picture(files, paths, state)
+    return SyncReport(len(state.decision_order), files.num_written, files.num_unchanged)
+
+
 def sync_all(paths: CampaignPaths, state: CampaignState) -> SyncReport:
     """Write every view of the campaign."""
     notes = notes_by_experiment(state)
@@ -95,13 +106,6 @@ def sync_all(paths: CampaignPaths, state: CampaignState) -> SyncReport:
         files.text(path, text)
     _write_picture(files, paths, state)
     return SyncReport(len(state.experiments), files.num_written, files.num_unchanged)
-
-
-def sync_picture(paths: CampaignPaths, state: CampaignState) -> SyncReport:
-    """Draw progress.png when something was decided since it was drawn."""
-    files = FileWriter(paths.root)
-    _write_picture(files, paths, state)
-    return files.report()
 
 
 def _write_experiment(files: FileWriter, page: _Page) -> None:

@@ -1,8 +1,8 @@
 """Small words: cleaning what came from experiments, and writing times and numbers.
 
-Titles, reasons and logs come from models and from training code, so before they reach a terminal or a line-based
-file every control character is taken out (an escape sequence could repaint the screen or forge a line). Rich
-markup is not interpreted anywhere in the views: strings go in as `rich.text.Text`.
+Titles, reasons and logs come from models and from training code, so before they reach a terminal or a line-
+based file every control character is taken out (an escape sequence could repaint the screen or forge a
+line). Rich markup is not interpreted anywhere in the views: strings go in as `rich.text.Text`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "seconds_between",
     "signed_bpb",
     "sparkline",
+    "sureness",
     "to_seconds",
 ]
 
@@ -95,11 +96,20 @@ def signed_bpb(value: float | None) -> str:
     return "-" if value is None else f"{value:+.6f}"
 
 
+def sureness(probability: float) -> str:
+    """A probability in per cent that never claims certainty it does not have."""
+    if 0.995 <= probability < 1:
+        return ">99 %"
+    return f"{probability:.0%}".replace("%", " %")
+
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Values as a row of at most `width` bars, the lowest value the lowest bar; thinned evenly when too many."""
+    """Values as a row of at most `width` bars, the lowest value the lowest bar; thinned evenly when too
+    many.
+    """
     if not values or width < 1:
         return ""
     if len(values) > width:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -67,6 +67,18 @@ def test_the_same_request_gives_the_same_data(
     assert sha256[0] == sha256[1]
 
 
+def test_prepared_data_may_be_read_only(
+    prepare: ModuleType, corpus: Path, sizes: list[str], tmp_path: Path
+) -> None:
+    """As on the nodes of a cluster: no lock, no folder is written where nothing is to do."""
+    arguments = ["--paths", str(corpus), "--data", str(tmp_path / "data"), *sizes]
+    assert prepare.main(arguments) == 0
+    (tmp_path / ".data.lock").unlink()
+    before = snapshot(tmp_path)
+    assert prepare.main(arguments) == 0
+    assert snapshot(tmp_path) == before
+
+
 def test_another_request_replaces_the_folder(
     prepare: ModuleType, prepared: Path, corpus: Path, sizes: list[str], tmp_path: Path
 ) -> None:
@@ -110,6 +122,19 @@ def test_no_space(cli: Any, corpus: Path, sizes: list[str], tmp_path: Path) -> N
     assert result.returncode == 3
     assert "no space left" in result.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == [".data.lock"]
+
+
+def test_a_missing_library(
+    prepare: ModuleType,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "rustbpe", None)
+    assert prepare.main(["--paths", str(corpus), "--data", str(tmp_path / "data")]) == 3
+    assert "install autohyp" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_an_interrupted_build_left_is_cleared(
@@ -251,6 +276,7 @@ def test_bad_settings_are_one_line(cli: Any, env: dict[str, str]) -> None:
     assert next(iter(env)) in result.stderr
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=80))
 def test_a_complaint_is_one_line(prepare: ModuleType, message: str) -> None:
     import contextlib

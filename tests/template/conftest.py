@@ -23,8 +23,8 @@ TINY = {
     "DEVICE_BATCH_SIZE": 2,
 }
 
-# The interface of prepare.py that train.py uses. The text is a noisy count upwards, the clock counts
-# steps instead of seconds, so that nothing depends on the speed of the machine.
+# The interface of prepare.py that train.py uses. The text counts upwards by ones or by twos; the
+# clock counts steps instead of seconds, so that nothing depends on the speed of the machine.
 FAKE_PREPARE = """
 import os
 import torch

@@ -8,7 +8,7 @@ so that the evaluator starts fast.
 from __future__ import annotations
 
 from autohyp.execution.evaluation.checks import Checks
-from autohyp.execution.evaluation.plan import ClaimStep, Plan, ProbeStep, Splice, make_plan
+from autohyp.execution.evaluation.plan import ClaimStep, OpenStep, Plan, ProbeStep, Splice, make_plan
 from autohyp.execution.evaluation.scoring import EvaluationData, Score, load_evaluation_data
 from autohyp.execution.evaluation.server import EvaluationResult, serve_evaluation
 
@@ -17,6 +17,7 @@ __all__ = [
     "ClaimStep",
     "EvaluationData",
     "EvaluationResult",
+    "OpenStep",
     "Plan",
     "ProbeStep",
     "Score",

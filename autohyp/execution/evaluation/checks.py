@@ -17,7 +17,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from autohyp.execution.evaluation.plan import ClaimStep, Plan, ProbeStep, Splice
+from autohyp.execution.evaluation.plan import ClaimStep, OpenStep, Plan, ProbeStep, Splice
 from autohyp.execution.evaluation.scoring import EvaluationData
 from autohyp.execution.protocol import ViolationError
 
@@ -32,6 +32,7 @@ RMS_LOG_RATIO = 0.1  # nats, over a whole distribution
 FLOAT32_DIFFERENCE = 1e-3  # nats; all differences within: the noise of fp32
 BIAS_FLOOR = 5e-4  # nats a token: 0.0002 bpb
 BIAS_DEVIATIONS = 6.0
+BIAS_MIN_LOSSES = 16  # fewer do not show how large the noise is
 LOWEST_LOG_PROBABILITY = -20.0  # below, distributions are not compared
 NEGATIVE_TOLERANCE = 1e-3  # nats
 RANK_P_VALUE = 1e-6  # how often the rank test refuses an honest model
@@ -102,9 +103,7 @@ class Checks:
 
     def add_logits(self, step: ProbeStep, logits: Floats) -> None:
         """Takes the answer [n_rows, n_positions, vocab] to a probe."""
-        if np.isnan(logits).any() or not np.isfinite(logits.max(axis=-1)).all():
-            raise ViolationError("the model's logits are not finite numbers")
-        log_probs = log_softmax(logits)
+        log_probs = _checked_log_softmax(logits)
         for splice, key, row_log_probs in zip(step.rows, step.keys, log_probs, strict=True):
             positions = step.positions[step.positions < splice.length]
             targets = self._rows[splice.row, positions + 1].astype(np.int64)
@@ -114,6 +113,17 @@ class Checks:
                 self._blind_losses.append(float(losses[at_key]))
             self._probed.append((splice, positions, losses))
             self._compare_distributions(splice.row, key, row_log_probs[at_key])
+
+    def add_open(self, step: OpenStep, logits: Floats) -> Floats:
+        """Takes the answer [n_rows, T, vocab] to an open step; returns the losses [n_rows, T]."""
+        targets = self._rows[[splice.row for splice in step.rows], 1:].astype(np.int64)
+        log_probs = _checked_log_softmax(logits)
+        losses: Floats = -np.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
+        if not np.isfinite(losses).all():
+            raise ViolationError("the model gives a token of the text no probability at all")
+        self._sample.append(losses.ravel()[:: self._stride].copy())
+        self._blind_losses += losses[:, -1].tolist()
+        return losses
 
     def finish(self) -> None:
         """Compares everything with everything, once all answers are in, and fills `report`."""
@@ -178,18 +188,27 @@ class Checks:
         }
 
 
+def _checked_log_softmax(logits: Floats) -> Floats:
+    highest = logits.max(axis=-1)  # NaN and inf, if there are any; -inf elsewhere only rules a token out
+    if not np.isfinite(highest).all():
+        raise ViolationError("the model's logits are not finite numbers")
+    return log_softmax(logits)
+
+
 def _refuse_if_apart(differences: Floats, reason: str) -> None:
     if not len(differences):
         return
     sizes = np.abs(differences)
     largest, mean = float(sizes.max()), float(sizes.mean())
-    chance = 4 * float(sizes.std()) / math.sqrt(len(sizes))
+    chance = 4 * max(float(sizes.std()), MEAN_LOSS_DIFFERENCE) / math.sqrt(len(sizes))
     if largest > MAX_LOSS_DIFFERENCE or mean > MEAN_LOSS_DIFFERENCE + chance:
         raise ViolationError(f"{reason} (by up to {largest:.3g} nats a token, {mean:.3g} on average)")
 
 
 def _refuse_if_biased(differences: Floats) -> None:
-    n = max(1, len(differences))
+    n = len(differences)
+    if n < BIAS_MIN_LOSSES:
+        return
     bias = float(differences.mean(dtype=np.float64))
     standard_error = float(differences.std(dtype=np.float64)) / math.sqrt(n)
     if bias < -(BIAS_FLOOR + BIAS_DEVIATIONS * standard_error):

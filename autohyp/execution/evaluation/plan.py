@@ -1,7 +1,9 @@
 """What is asked of a model, and in which order: drawn anew from secret randomness for each evaluation.
 
-Every validation row is claimed once, in random order. Between the claims, at random times, come *probes* for
-full logits. Three kinds of rows are mixed in one probe:
+Every validation row is asked about once, in random order. Most are *claimed*: the model says the
+losses. Some are *open*, where logits are small enough to send: the model gives all its logits before
+it is told the row's last token, and the evaluator computes the losses. In between, at random times,
+come *probes* for the logits of rows at a few positions. Three kinds of rows are mixed in a probe:
 
 - *blind*: the first s tokens of a row that was not sent before, followed by another row's suffix.
   When the model answers it cannot know the token that really follows; the later claim of that row
@@ -29,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ClaimStep", "Plan", "ProbeStep", "Splice", "make_plan"]
+__all__ = ["ClaimStep", "OpenStep", "Plan", "ProbeStep", "Splice", "Step", "make_plan"]
 
 Rows = npt.NDArray[np.uint16]
 
@@ -38,10 +40,12 @@ MAX_CLAIM_TOKENS = 2**22
 PROBE_FRACTION = 0.06  # of the cost of the claims
 BLIND_SHARE = 0.75  # of the rows of a probe that is neither the first nor the last
 MAX_PROBE_ROWS = 256  # of all probes together
-PROBE_POSITIONS = 16
 DECOY_FRACTION = 0.015
-PROBE_ROWS = 2
-PROBE_ROWS_FIXED_SHAPE = 64
+PROBE_ROWS, PROBE_POSITIONS = 2, 32
+OPEN_BYTES = 32 << 20  # logits of all open rows
+OPEN_SHARE = 4  # at most one row in so many is open
+OPEN_ROWS = 4  # of one request
+PROBE_ROWS_FIXED_SHAPE, PROBE_POSITIONS_FIXED_SHAPE = 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +85,35 @@ class ProbeStep:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenStep:
+    """A PROBE of these rows, whole, at every position; it takes the place of their claim."""
+
+    rows: tuple[Splice, ...]
+    positions: npt.NDArray[np.int64]
+    after: int = -1
+
+
+Step = ClaimStep | ProbeStep | OpenStep
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The steps in order; `blind` rows are probed before they are claimed, `watched` ones checked."""
 
-    steps: tuple[ClaimStep | ProbeStep, ...]
+    steps: tuple[Step, ...]
     blind: frozenset[int]
     watched: frozenset[int]
 
 
-def make_plan(rows: Rows, device_batch_size: int, fixed_shape: bool, rng: np.random.Generator) -> Plan:
+def make_plan(
+    rows: Rows, vocab_size: int, device_batch_size: int, fixed_shape: bool, rng: np.random.Generator
+) -> Plan:
     """Draws a plan for `rows` [n_rows, T+1] and a model that takes `device_batch_size` rows at a time.
 
-    `fixed_shape`: a smaller batch costs as much as a full one (a model compiled for one shape), so there are
-    fewer and larger probes, and decoys fill the last claim.
+    `fixed_shape`: a smaller batch costs as much as a full one (a model compiled for one shape), so
+    there are fewer and larger probes, decoys fill the last claim, and no rows are open.
     """
-    return _Planner(rows, device_batch_size, fixed_shape, rng).plan()
+    return _Planner(rows, vocab_size, device_batch_size, fixed_shape, rng).plan()
 
 
 def _block_rows(n_rows: int, sequence_len: int, device_batch_size: int) -> int:
@@ -109,24 +127,35 @@ class _Planner:
     """Draws one plan. Time t is after the first t claims; a slot is a place for a row in the claims."""
 
     def __init__(
-        self, rows: Rows, device_batch_size: int, fixed_shape: bool, rng: np.random.Generator
+        self,
+        rows: Rows,
+        vocab_size: int,
+        device_batch_size: int,
+        fixed_shape: bool,
+        rng: np.random.Generator,
     ) -> None:
         self._rows = rows
         self._rng = rng
         n_rows, self._row_len = rows.shape
         self._sequence_len = self._row_len - 1
-        self._block = _block_rows(n_rows, self._sequence_len, device_batch_size)
-        n_decoys = max(2, round(DECOY_FRACTION * n_rows))
+        n_open = min(n_rows // OPEN_SHARE, OPEN_BYTES // (4 * vocab_size * self._sequence_len))
+        order = rng.permutation(n_rows).tolist()
+        self._open = [] if fixed_shape else order[:n_open]
+        claimed = iter(order[len(self._open) :])
+        n_claimed = n_rows - len(self._open)
+        self._block = _block_rows(n_claimed, self._sequence_len, device_batch_size)
+        n_decoys = max(1, round(DECOY_FRACTION * n_claimed))
         if fixed_shape:
-            n_decoys += -(n_rows + n_decoys) % self._block
-        self._n_slots = n_rows + n_decoys
+            n_decoys += -(n_claimed + n_decoys) % self._block
+        self._n_slots = n_claimed + n_decoys
         self._n_claims = math.ceil(self._n_slots / self._block)
         decoy_slots = {int(slot) for slot in rng.choice(self._n_slots, size=n_decoys, replace=False)}
-        order = iter(rng.permutation(n_rows).tolist())
-        self._slots = [None if slot in decoy_slots else next(order) for slot in range(self._n_slots)]
+        self._slots = [None if slot in decoy_slots else next(claimed) for slot in range(self._n_slots)]
         self._slot_of = {row: slot for slot, row in enumerate(self._slots) if row is not None}
         probe_rows = min(PROBE_ROWS_FIXED_SHAPE, device_batch_size) if fixed_shape else PROBE_ROWS
         self._probe_rows = min(probe_rows, n_rows // 8)
+        n_positions = PROBE_POSITIONS_FIXED_SHAPE if fixed_shape else PROBE_POSITIONS
+        self._n_positions = min(n_positions, self._sequence_len)
         share = n_rows / (device_batch_size if fixed_shape else self._probe_rows)
         n_probes = max(2, min(round(PROBE_FRACTION * share), MAX_PROBE_ROWS // self._probe_rows))
         between = rng.integers(1, max(2, self._n_claims), size=n_probes - 2)
@@ -138,13 +167,15 @@ class _Planner:
     def plan(self) -> Plan:
         claims = self._draw_claims()
         probes = self._draw_probes()
-        steps: list[ClaimStep | ProbeStep] = []
+        opened = self._draw_open()
+        steps: list[Step] = []
         asked: dict[int, int] = {}  # row -> the step that asks about it before it is claimed, then its claim
         for time in range(self._n_claims + 1):
             for rows, keys in (probes[i] for i, at in enumerate(self._times) if at == time):
                 after = max((asked.get(splice.row, -1) for splice in rows), default=-1)
                 asked |= {splice.row: len(steps) for splice in rows if splice.row not in asked}
                 steps.append(ProbeStep(rows, keys, self._draw_positions(keys), after))
+            steps += opened.get(time, [])
             if time < self._n_claims:
                 after = max(asked.get(splice.row, -1) for splice in claims[time])
                 asked |= {splice.row: len(steps) for splice in claims[time] if splice.length == self._row_len}
@@ -188,6 +219,17 @@ class _Planner:
         ]
         return [tuple(claimed[start : start + self._block]) for start in range(0, self._n_slots, self._block)]
 
+    def _draw_open(self) -> dict[int, list[OpenStep]]:
+        """The open rows, a few at a time, by when they are asked for."""
+        everywhere = np.arange(self._sequence_len)
+        opened: dict[int, list[OpenStep]] = {}
+        for start in range(0, len(self._open), OPEN_ROWS):
+            group = self._open[start : start + OPEN_ROWS]
+            rows = tuple(Splice(row, row, self._sequence_len) for row in group)
+            time = int(self._rng.integers(0, self._n_claims + 1))
+            opened.setdefault(time, []).append(OpenStep(rows, everywhere))
+        return opened
+
     def _draw_probes(self) -> list[tuple[tuple[Splice, ...], tuple[int, ...]]]:
         """For each probe its rows, shuffled, and their key positions."""
         probes = []
@@ -218,5 +260,8 @@ class _Planner:
     def _draw_positions(self, keys: tuple[int, ...]) -> npt.NDArray[np.int64]:
         wanted = set(keys)
         others = self._rng.permutation(self._sequence_len).tolist()
-        wanted.update(others[: max(0, min(PROBE_POSITIONS, self._sequence_len) - len(wanted))])
+        for position in others:
+            if len(wanted) >= self._n_positions:
+                break
+            wanted.add(position)
         return np.array(sorted(wanted), dtype=np.int64)

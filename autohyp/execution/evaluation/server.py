@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autohyp.execution.evaluation.checks import Checks
-from autohyp.execution.evaluation.plan import ClaimStep, Plan, ProbeStep, make_plan
+from autohyp.execution.evaluation.plan import ClaimStep, OpenStep, Plan, Step, make_plan
 from autohyp.execution.evaluation.scoring import EvaluationData, Score
 from autohyp.execution.protocol import (
     MAX_JSON_BYTES,
@@ -122,7 +122,7 @@ class _Session:
         batch, device = self._receive_ready()
         self.started_s = self._channel.received_at_s
         self._on_started(self.started_s)
-        plan = make_plan(self._data.rows, batch, device != "cpu", self._rng)
+        plan = make_plan(self._data.rows, self._data.vocab_size, batch, device != "cpu", self._rng)
         self._checks = Checks(self._data, plan)
         self._ask_all(plan, self._checks)
         self._checks.finish()
@@ -169,7 +169,7 @@ class _Session:
                 upcoming += 1
             self._take_answer(plan.steps[waiting.popleft()], checks)
 
-    def _send(self, step: ClaimStep | ProbeStep) -> None:
+    def _send(self, step: Step) -> None:
         row_len = self._data.sequence_len + isinstance(step, ClaimStep)
         rows = np.stack([splice.tokens(self._data.rows, row_len) for splice in step.rows])
         if isinstance(step, ClaimStep):
@@ -177,7 +177,7 @@ class _Session:
         else:
             self._channel.queue(Kind.PROBE, probe_payload(rows, step.positions))
 
-    def _take_answer(self, step: ClaimStep | ProbeStep, checks: Checks) -> None:
+    def _take_answer(self, step: Step, checks: Checks) -> None:
         shape: tuple[int, ...]
         if isinstance(step, ClaimStep):
             kind, shape = Kind.CLAIMS, (len(step.rows), self._data.sequence_len)
@@ -192,11 +192,15 @@ class _Session:
         values = np.frombuffer(frame.payload, dtype="<f4").reshape(shape)
         if isinstance(step, ClaimStep):
             self._add_to_score(step, checks.add_claims(step, values))
+        elif isinstance(step, OpenStep):
+            self._add_to_score(step, checks.add_open(step, values))
         else:
             checks.add_logits(step, values)
 
-    def _add_to_score(self, step: ClaimStep, losses: npt.NDArray[np.float32]) -> None:
-        real = [i for i, splice in enumerate(step.rows) if splice.length > self._data.sequence_len]
+    def _add_to_score(self, step: ClaimStep | OpenStep, losses: npt.NDArray[np.float32]) -> None:
+        """Adds the rows that are not decoys."""
+        whole = len(losses[0]) + isinstance(step, ClaimStep)
+        real = [i for i, splice in enumerate(step.rows) if splice.length == whole]
         if real:
             targets = self._data.rows[[step.rows[i].row for i in real], 1:]
             self._score.add(targets, losses[real])

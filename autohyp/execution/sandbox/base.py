@@ -11,8 +11,8 @@ Every backend promises, for the command and everything that descends from it:
 * When the command ends, when it breaks a limit, when `kill` is called or when the launching
   process dies, whatever is left of the process tree is killed.
 
-The backend named "none" keeps only the last two promises. What each backend does not cover stands in its
-own module.
+The backend named "none" keeps only the last two promises. What each backend does not cover stands
+in its own module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Limits:
     """Upper bounds for the whole process tree of one run. `None` means no limit."""
 
     memory_mb: int | None = None
-    """Anonymous and shared memory of all processes together; files mapped from disk do not count."""
+    """Anonymous and shared memory of all processes together; mapped files do not count."""
     processes: int | None = 1024
     """Processes and threads together, as the kernel counts tasks."""
     open_files: int | None = 4096

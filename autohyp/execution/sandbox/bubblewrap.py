@@ -50,7 +50,9 @@ class BubblewrapSandbox:
     def unavailable_reason(self) -> str | None:
         """Why bubblewrap does not work here, or `None` when a trial run held."""
         if self._program is None:
-            return "bubblewrap is not installed (apt-get install bubblewrap, dnf install bubblewrap)"
+            return (
+                "bubblewrap is not installed (apt-get install bubblewrap, dnf install bubblewrap)"
+            )
         if not seccomp.supported_machine():
             return "the system call filter is made for x86_64 and aarch64 only"
         return self._escape
@@ -102,7 +104,11 @@ class BubblewrapSandbox:
         arguments += ["--hostname", "sandbox", "--clearenv"]
         for name, value in spec.environment.items():
             arguments += ["--setenv", name, value]
-        for folder, size_mb in (("/dev", _ROOT_MB), ("/dev/shm", _PRIVATE_MB), ("/tmp", _PRIVATE_MB)):
+        for folder, size_mb in (
+            ("/dev", _ROOT_MB),
+            ("/dev/shm", _PRIVATE_MB),
+            ("/tmp", _PRIVATE_MB),
+        ):
             arguments += self._private_folder(folder, size_mb)
         arguments += ["--proc", "/proc", *_proc_arguments(), *_device_arguments(spec)]
         arguments += _bind_arguments(spec)
@@ -146,16 +152,16 @@ def _bind_arguments(spec: SandboxSpec) -> list[str]:
             arguments += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             arguments += ["--ro-bind", path, path]
-    options = {path: "--ro-bind" for path in (*CONFIGURATION, *SYSTEM_STATE)}
-    options |= {path: "--ro-bind" for path in (*python_paths(), *map(str, spec.readonly))}
-    options |= {str(path): "--bind" for path in spec.writable}
+    readable = (*CONFIGURATION, *SYSTEM_STATE, *python_paths(), *map(str, spec.readonly))
+    options = dict.fromkeys(readable, "--ro-bind")
+    options |= dict.fromkeys(map(str, spec.writable), "--bind")
     places = {}
     for path, option in options.items():
         if os.path.exists(path):
             source = os.path.realpath(path)
             # Both names work inside: the one that was given and the one it stands for.
             places[source] = places[path] = (option, source)
-    bound = {folder: "--ro-bind" for folder in SYSTEM}
+    bound = dict.fromkeys(SYSTEM, "--ro-bind")
     for place in sorted(places, key=lambda place: len(Path(place).parts)):
         option, source = places[place]
         around = [bound[str(parent)] for parent in Path(place).parents if str(parent) in bound]

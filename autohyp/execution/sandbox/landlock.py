@@ -1,19 +1,20 @@
 """Confinement by Landlock and a system call filter: needs no privileges and no namespaces.
 
 Works for root and ordinary users and inside unprivileged containers, from Linux 5.13 on. Files:
-Landlock rules. TCP and abstract sockets: Landlock where the ABI has them, and in any case a seccomp
-filter that leaves no socket but connected pairs (`seccomp.landlock_gaps`). Other processes: Landlock
-forbids tracing them and reading their memory, environment and files; signals are scoped from ABI 6
-on, before that the filter lets a process signal only itself. Root loses every capability. The process
-tree is ended by the supervisor.
+Landlock rules. TCP and abstract sockets: Landlock where the ABI has them, and in any case a system
+call filter that leaves no socket but connected pairs (`seccomp.landlock_gaps`). Other processes:
+Landlock forbids tracing them and reading their memory, environment and files; signals are scoped
+from ABI 6 on, before that the filter lets the command signal only itself. Root loses every
+capability. The process tree is ended by the supervisor.
 
 Not covered, unlike under bubblewrap:
 
 * That a path exists, its size and times: `stat` works everywhere the user may look.
 * Names, command lines and resource use of other processes: /proc is readable.
 * Changing the processor affinity of the user's other processes.
-* A private /tmp and /dev/shm: there are none. Point TMPDIR at the scratch folder; `multiprocessing` locks and
-  queues need /dev/shm and fail, unless it is listed as writable and thereby shared.
+* A private /tmp and /dev/shm: there are none. Point TMPDIR at the scratch folder;
+  `multiprocessing` locks and queues need /dev/shm and fail, unless it is listed as writable and
+  thereby shared.
 * On Linux before 6.10 (ABI < 5) device control calls on the device nodes it may open are not
   filtered; it can open none but the harmless ones and its GPU's.
 """

@@ -1,7 +1,7 @@
 """The launching side: starts the supervisor of a run, hears how the run ends, and can end it.
 
-Safe to use from any thread of a program with many threads (a Ray worker): the supervisor is started as a
-fresh interpreter, not forked from the program's state.
+Safe to use from any thread of a program with many threads (a Ray worker): the supervisor is started
+as a fresh interpreter, not forked from the program's state.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +29,8 @@ __all__ = ["SupervisedProcess", "launch_supervised"]
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 _BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv[3]);"
-    "from autohyp.execution.sandbox.supervisor import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "from autohyp.execution.sandbox.supervisor import main;"
+    "main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _START_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 30.0
@@ -82,10 +84,8 @@ class SupervisedProcess:
         """
         if self.poll() is not None:
             return
-        try:
+        with suppress(OSError):  # it may end meanwhile
             self._control.send(b"!")
-        except OSError:  # it ended meanwhile
-            pass
         if self.wait(_KILL_TIMEOUT_S) is None:
             raise SandboxError(
                 f"sandbox: process tree {self.pid} does not end although it was killed; "
@@ -191,11 +191,17 @@ def _start_supervisor(todo: Plan) -> SupervisedProcess:
     try:
         with os.fdopen(plan_fd, "wb", closefd=False) as file:
             file.write(todo.to_bytes())
-        passed = (plan_fd, theirs.fileno(), todo.stdout_fd, *todo.pass_fds, *(todo.status_fds or ()))
+        passed = (
+            plan_fd,
+            theirs.fileno(),
+            todo.stdout_fd,
+            *todo.pass_fds,
+            *(todo.status_fds or ()),
+        )
+        arguments = (str(plan_fd), str(theirs.fileno()), _PACKAGE_ROOT)
         supervisor = subprocess.Popen(
             # Isolated and without site: nothing of a campaign can slip into it, and it starts fast.
-            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, str(plan_fd), str(theirs.fileno())]
-            + [_PACKAGE_ROOT],
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=todo.stdout_fd,
             stderr=todo.stdout_fd,

@@ -1,11 +1,11 @@
 """Classic BPF programs that refuse the system calls a training run has no business with.
 
 `kernel_surface` closes doors into the kernel and to other processes that neither file rules nor
-namespaces close (tracing, new namespaces, mounts, keyrings, BPF, io_uring, performance counters). It
-goes on top of both real backends. `landlock_gaps` adds what Landlock alone leaves open: every socket
-but connected pairs, metadata changes (mode, owner, times, attributes), System V and POSIX message queues
-and shared memory, watches on folders, scheduling and limits of other processes; and, on kernels
-whose Landlock is too old for them, truncation and signals.
+namespaces close (tracing, new namespaces, mounts, keyrings, BPF, io_uring, performance counters).
+It goes on top of both real backends. `landlock_gaps` adds what Landlock alone leaves open: every
+socket but connected pairs, metadata changes (mode, owner, times, attributes), System V and POSIX
+message queues and shared memory, watches on folders, scheduling and limits of other processes; and,
+on kernels whose Landlock is too old for them, truncation and signals.
 
 A filter sees numbers, not what pointers point to: a call whose meaning lies behind a pointer is
 refused whole (`clone3`, `openat2`); the C library then falls back to the older call.
@@ -27,7 +27,7 @@ _RETURN_ALLOW, _RETURN_ERRNO = 0x7FFF0000, 0x00050000
 _OFFSET_NUMBER, _OFFSET_ARCHITECTURE, _OFFSET_ARGUMENTS = 0, 4, 16
 _X32_NUMBERS_FROM = 0x40000000
 _NEW_NAMESPACES = 0x7E020000
-_SOCK_TYPE_MASK, _SOCK_DGRAM, _SOCK_RAW, _AF_UNIX = 0xF, 2, 3, 1
+_SOCK_TYPE_MASK, _SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET, _AF_UNIX = 0xF, 2, 3, 5, 1
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
 _WHOLE = 0xFFFFFFFF
 
@@ -38,7 +38,6 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
     "adjtimex": (159, 171),
-    "bind": (49, 200),
     "bpf": (321, 280),
     "chmod": (90, 0),
     "chown": (92, 0),
@@ -140,21 +139,92 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "utimes": (235, 0),
 }
 
-_KERNEL_SURFACE = """
-    acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module fanotify_init
-    finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter io_uring_register
-    io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl migrate_pages mount
-    mount_setattr move_mount name_to_handle_at open_by_handle_at open_tree open_tree_attr
-    perf_event_open pidfd_getfd pivot_root process_madvise process_vm_readv process_vm_writev ptrace
-    quotactl quotactl_fd reboot request_key setdomainname sethostname setns settimeofday swapoff swapon
-    syslog umount2 unshare userfaultfd
-""".split()
+_KERNEL_SURFACE = (
+    "acct",
+    "add_key",
+    "adjtimex",
+    "bpf",
+    "chroot",
+    "clock_adjtime",
+    "clock_settime",
+    "delete_module",
+    "fanotify_init",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "migrate_pages",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "name_to_handle_at",
+    "open_by_handle_at",
+    "open_tree",
+    "open_tree_attr",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "swapoff",
+    "swapon",
+    "syslog",
+    "umount2",
+    "unshare",
+    "userfaultfd",
+)
 
-_LANDLOCK_GAPS = """
-    bind chmod chown connect fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr
-    fsetxattr futimesat inotify_init inotify_init1 lchown lremovexattr lsetxattr mq_open msgget
-    removexattr removexattrat semget setxattr setxattrat shmget socket utime utimensat utimes
-""".split()
+_LANDLOCK_GAPS = (
+    "chmod",
+    "chown",
+    "connect",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+    "fchown",
+    "fchownat",
+    "file_setattr",
+    "fremovexattr",
+    "fsetxattr",
+    "futimesat",
+    "inotify_init",
+    "inotify_init1",
+    "lchown",
+    "lremovexattr",
+    "lsetxattr",
+    "mq_open",
+    "msgget",
+    "removexattr",
+    "removexattrat",
+    "semget",
+    "setxattr",
+    "setxattrat",
+    "shmget",
+    "utime",
+    "utimensat",
+    "utimes",
+)
 
 
 class Condition:
@@ -202,6 +272,9 @@ def landlock_gaps(abi: int, own_pid: int) -> list[Rule]:
     """
     rules = [
         *(Rule(name) for name in _LANDLOCK_GAPS),
+        # CUDA binds a unix socket of this type when it starts. Without `connect` it reaches nobody.
+        Rule("socket", Condition(0, _AF_UNIX, equal=False)),
+        Rule("socket", Condition(1, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK, equal=False)),
         Rule("socketpair", Condition(0, _AF_UNIX, equal=False)),
         # A datagram pair can still send to any address.
         Rule("socketpair", Condition(1, _SOCK_DGRAM, mask=_SOCK_TYPE_MASK)),
@@ -245,11 +318,12 @@ def assemble(rules: list[Rule], machine: str | None = None) -> bytes:
     Raises KeyError on an unsupported `machine` (default: this one).
     """
     machine = machine or os.uname().machine
+    architecture = _AUDIT_ARCHITECTURE[machine]
     column = list(_AUDIT_ARCHITECTURE).index(machine)
     no_such_call = _instruction(_RETURN, _RETURN_ERRNO | errno.ENOSYS)
     program = [
         _instruction(_LOAD, _OFFSET_ARCHITECTURE),
-        _instruction(_JUMP_EQUAL, _AUDIT_ARCHITECTURE[machine], 1, 0),
+        _instruction(_JUMP_EQUAL, architecture, 1, 0),
         no_such_call,
         _instruction(_LOAD, _OFFSET_NUMBER),
         _instruction(_JUMP_AT_LEAST, _X32_NUMBERS_FROM, 0, 1),
@@ -272,7 +346,9 @@ def _assemble_rule(rule: Rule, number: int) -> list[bytes]:
         body += [
             _instruction(_LOAD, _OFFSET_ARGUMENTS + 8 * condition.argument),
             _instruction(_AND, condition.mask),
-            _instruction(_JUMP_EQUAL, condition.value, *((0, to_end) if condition.equal else (to_end, 0))),
+            _instruction(
+                _JUMP_EQUAL, condition.value, *((0, to_end) if condition.equal else (to_end, 0))
+            ),
         ]
     body.append(_instruction(_RETURN, _RETURN_ERRNO | rule.error))
     reload = [_instruction(_LOAD, _OFFSET_NUMBER)] if rule.conditions else []

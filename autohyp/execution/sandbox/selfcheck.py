@@ -15,16 +15,16 @@ from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
 
 __all__ = ["escape_found"]
 
-_HELD = "held"
+_HELD, _ESCAPED = "held", "escaped"
 _TIMEOUT_S = 20.0
 _PROBE = f"""
 import os, socket, sys
 scratch, outside = sys.argv[1:]
 escapes = {{
-    "wrote outside its scratch folder": lambda: open(outside + "/written", "w"),
-    "read a file that was not listed": lambda: open(outside + "/secret"),
-    "reached the network": lambda: socket.socket().connect(("192.0.2.1", 9)),
-    "reached another process": lambda: os.kill(int(os.environ["LAUNCHER"]), 0),
+    "it wrote outside its scratch folder": lambda: open(outside + "/written", "w"),
+    "it read a file that was not listed": lambda: open(outside + "/secret"),
+    "it reached the network": lambda: socket.socket().connect(("192.0.2.1", 9)),
+    "it reached another process": lambda: os.kill(int(os.environ["LAUNCHER"]), 0),
 }}
 open(scratch + "/allowed", "w").close()
 for name, attempt in escapes.items():
@@ -32,7 +32,7 @@ for name, attempt in escapes.items():
         attempt()
     except OSError:
         continue
-    print(name)
+    print("{_ESCAPED}:", name)
     break
 else:
     print("{_HELD}")
@@ -40,15 +40,17 @@ else:
 
 
 def escape_found(sandbox: Sandbox) -> str | None:
-    """Why the backend cannot be trusted here, as a sentence, or `None` when it held."""
+    """Why the backend cannot be used here, as a phrase, or `None` when it held."""
     with tempfile.TemporaryDirectory(prefix="autohyp-sandbox-") as folder:
         try:
             said = _run_probe(sandbox, Path(folder).resolve())
         except SandboxError as error:
-            return str(error)
+            return f"a trial run failed: {error}"
     if said == _HELD:
         return None
-    return f"a trial run did not hold: {said or 'it did not end in time'}"
+    if said.startswith(_ESCAPED):
+        return f"a trial run {said}"
+    return f"a trial run failed: {said or 'it did not end in time'}"
 
 
 def _run_probe(sandbox: Sandbox, folder: Path) -> str:

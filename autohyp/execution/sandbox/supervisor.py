@@ -1,10 +1,10 @@
 """The process between the launcher and a sandboxed command: confines it, watches it, outlives it.
 
-It is the root of the run's process tree (a child sub-reaper), so that a daemon or a double fork comes
-back to it. It ends the whole tree when the command ends, when a limit is broken, when the launcher asks,
-or when the launcher dies (seen through its pidfd: unlike a parent-death signal that does not fire
-when merely the launching thread ends). It runs outside the sandbox, with an empty environment and as
-few imports as it can, because its start-up time is part of every run.
+It is the root of the run's process tree (a child sub-reaper), so that a daemon or a double fork
+comes back to it. It ends the whole tree when the command ends, when a limit is broken, when the
+launcher asks, or when the launcher dies (seen through its pidfd: unlike a parent-death signal that
+does not fire when merely the launching thread ends). It runs outside the sandbox, with an empty
+environment and as few imports as it can, because its start-up time is part of every run.
 
 Not covered: SIGKILL to the supervisor itself. Then the command is killed by its parent-death
 signal; with bubblewrap so is everything else (a PID namespace dies with its first process), with
@@ -43,6 +43,7 @@ def main(plan_fd: int, control_fd: int) -> None:
     except Exception as error:  # it must reach the launcher, whatever it is
         tree.kill_all_children()
         _report(control_fd, plan.FAILED, reason=f"{type(error).__name__}: {error}")
+    os._exit(0)  # nothing is left to tidy up, and tearing the interpreter down takes milliseconds
 
 
 def _supervise(todo: plan.Plan, control_fd: int) -> None:

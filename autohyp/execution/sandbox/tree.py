@@ -2,8 +2,8 @@
 
 Works from /proc for the descendants of one process, which must be a child sub-reaper so that nobody
 leaves the tree: an orphan becomes the sub-reaper's child wherever it has moved its session to.
-Sampling is approximate (processes come and go meanwhile); ending is exact, because it repeats until the
-kernel says that no child is left. Imported by the supervisor of every run, so it imports little.
+Sampling is approximate (processes come and go meanwhile); ending is exact, because it repeats until
+the kernel says that no child is left. Imported by the supervisor of every run, so it imports little.
 """
 
 from __future__ import annotations

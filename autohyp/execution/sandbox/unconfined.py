@@ -1,8 +1,8 @@
 """The backend named "none": no confinement at all, and every result says so.
 
-It still keeps the limits, hands over exactly the environment and descriptors that were asked for, and
-ends the whole process tree. Code run this way can read and write whatever the user can, and use the
-network; an unfriendly one can kill its supervisor and outlive its run.
+It still keeps the limits, hands over exactly the environment and descriptors that were asked for,
+and ends the whole process tree. Code run this way can read and write whatever the user can, and use
+the network; an unfriendly one can kill its supervisor and outlive its run.
 """
 
 from __future__ import annotations

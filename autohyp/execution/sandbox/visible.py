@@ -1,9 +1,9 @@
 """What of this machine a confined command may see besides the paths it was given.
 
-The system's programs and libraries, the interpreter that runs autohyp (a virtual environment and the
-installation it is based on), the /proc and /sys entries and device nodes that PyTorch and
-CUDA use. Nothing of /home, /root, /opt, /srv, /var or /run comes along unless the interpreter lives
-there, and then only its own folders. Packages that are installed in editable mode, through .pth
+The system's programs and libraries, the interpreter that runs autohyp (a virtual environment and
+the installation it is based on), the /proc and /sys entries and device nodes that PyTorch and CUDA
+use. Nothing of /home, /root, /opt, /srv, /var or /run comes along unless the interpreter lives there,
+and then only its own folders. Packages that are installed in editable mode, through .pth
 files or PYTHONPATH from elsewhere, are not among them.
 """
 
@@ -16,7 +16,17 @@ from pathlib import Path
 
 __all__ = ["CONFIGURATION", "DEVICES", "SYSTEM", "SYSTEM_STATE", "gpu_devices", "python_paths"]
 
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+)
 """Programs and libraries."""
 
 CONFIGURATION = (

@@ -41,9 +41,11 @@ JOINT_SPREAD = 0.0008
 JOINT_LENGTH_STEPS = 3.0
 KIND_CORRELATION = 0.3
 OFFSET_SD = 0.3
-SCALES = (0.5, 1.0, 2.0, 4.0)
+SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+SCALE_OCTAVES_SD = 0.7
 JITTER = 1e-12
 MIN_VARIANCE = 1e-16
+MIN_MEASURED_FOR_SCALE = 5
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class EffectModel:
             combine[row, place[observation.point]] = 1
         values = [item.mean for item in published] + [item.value for item in measured]
         self._combine, self._observed_points = combine, points
-        self._residual = np.array(values) - combine @ self._prior_mean(points)
+        self._values, self._prior_values = np.array(values), combine @ self._prior_mean(points)
         self._signal = combine @ self._kernel(points, points) @ combine.T
         self._carry = self._published_covariance(rows)
         offset = np.array([0.0] * pairs + [OFFSET_SD] * len(measured))
@@ -199,7 +201,7 @@ class EffectModel:
         """The Cholesky factor of the observations' covariance, and the whitened residual."""
         covariance = scale**2 * (self._signal + self._carry) + self._noise
         cholesky = np.linalg.cholesky(covariance + JITTER * np.eye(len(covariance)))
-        return cholesky, np.linalg.solve(cholesky, self._residual)
+        return np.asarray(cholesky), np.asarray(np.linalg.solve(cholesky, self._values - scale * self._prior_values))
 
     def _most_probable_scale(self) -> float:
         """The scale that predicts this campaign's measurements best, drawn towards 1; 1 while few are in.
@@ -207,14 +209,14 @@ class EffectModel:
         The published differences come first, so the factor's last rows hold the measurements' distribution given
         them.
         """
-        if len(self._measured) < 3:
+        if len(self._measured) < MIN_MEASURED_FOR_SCALE:
             return 1.0
         here = slice(len(self._published), None)
 
         def log_probability(scale: float) -> float:
             cholesky, white = self._solve(scale)
             fit = -0.5 * float((white[here] ** 2).sum()) - float(np.log(np.diag(cholesky)[here]).sum())
-            return fit - 0.5 * math.log2(scale) ** 2
+            return fit - 0.5 * (math.log2(scale) / SCALE_OCTAVES_SD) ** 2
 
         return max(SCALES, key=log_probability)
 
@@ -226,10 +228,9 @@ class EffectModel:
         if unknown:
             raise ValueError(f"switches without a prior: {', '.join(sorted(unknown))}")
         everything = [champion, *points]
-        mean = self._prior_mean(everything)
         cross = self.scale**2 * self._kernel(everything, self._observed_points) @ self._combine.T
         half = np.linalg.solve(self._cholesky, cross.T)
-        mean = mean + half.T @ self._white
+        mean = self.scale * self._prior_mean(everything) + half.T @ self._white
         against = half[:, 1:] - half[:, :1]
         with_champion = self._kernel(everything, [champion])[:, 0]
         prior = 2 * (self._kernel([champion], [champion])[0, 0] - with_champion[1:])

@@ -41,6 +41,16 @@ MAX_BUNDLE = 4
 
 
 @dataclass(frozen=True)
+class _Patch:
+    """A diff as a change of source."""
+
+    patch: str
+
+    def __call__(self, source: str) -> str:
+        return apply_patch(source, self.patch)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A possible hypothesis; `touches` names the constants and structural changes it is about."""
 
@@ -262,8 +272,7 @@ def _code_change(experiment: PastExperiment, past: Past) -> SourceChange | None:
         return REWRITES[next(iter(own))]
     edit = experiment.hypothesis.edit
     if isinstance(edit, DiffEdit):
-        patch = edit.patch
-        return lambda source: apply_patch(source, patch)
+        return _Patch(edit.patch)
     return None
 
 
@@ -338,12 +347,11 @@ def ablations(situation: Situation) -> Iterator[Candidate]:
         experiment = past.experiments[experiment_id]
         edit, own = experiment.hypothesis.edit, past.own_switches(experiment)
         if isinstance(edit, DiffEdit) and len(own) == 1 and own <= situation.point.switches:
-            patch = reverse_patch(edit.patch)
             yield Candidate(
                 key=WITHOUT + next(iter(own)), title=f"Take back: {experiment.hypothesis.title}",
                 rationale=f"If nothing is lost without {experiment_id}, the code is simpler.", kind="ablation",
                 source="the champion's own history", point=situation.at({}, situation.point.switches - own),
-                touches=own, overrides={}, rewrites=(lambda source, patch=patch: apply_patch(source, patch),),
+                touches=own, overrides={}, rewrites=(_Patch(reverse_patch(edit.patch)),),
                 builds_on=(experiment_id,), simplifies=True,
             )  # fmt: skip
 
@@ -360,7 +368,7 @@ def bundles(situation: Situation, ranked: Iterable[Candidate]) -> Iterator[Candi
     """
     chosen: list[Candidate] = []
     for candidate in ranked:
-        if candidate.rewrites or candidate.kind in {"ablation", "combination"}:
+        if candidate.rewrites or candidate.builds_on or candidate.kind == "ablation":
             continue
         if any(_at_odds(candidate, other) for other in chosen):
             continue
@@ -397,9 +405,11 @@ def leaps(situation: Situation, rng: random.Random, count: int, reach_steps: flo
         overrides: dict[str, ConstantValue] = {}
         for dimension in chosen:
             value = dimension.read(situation.constants)
-            targets = list(dimension.choices) or [dimension.moved(value or 0, rng.gauss(0, reach_steps))]
-            target = rng.choice(targets)
-            if target is not None and value is not None:
+            if value is None:
+                continue
+            moved = dimension.moved(value, rng.gauss(0, reach_steps)) if not dimension.choices else None
+            target = rng.choice(dimension.choices) if dimension.choices else moved
+            if target is not None:
                 overrides[dimension.name] = dimension.written(target, {**situation.constants, **overrides})
         overrides = situation.settled(overrides)
         if overrides:

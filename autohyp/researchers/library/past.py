@@ -23,6 +23,9 @@ __all__ = ["WITHOUT", "Past", "hypothesis_key"]
 WITHOUT = "without-"
 """Prefix of the key of an ablation of a structural change."""
 LIBRARY_ID = re.compile(r"lib-(.+)-[0-9a-f]{8}")
+MISFIT = 0.08
+"""What the model may be off by, as a share of a measurement's distance from the best one."""
+CLEAR_LOSS_NOISE = 3.0
 CRASH_COST = 0.02
 """What a crash counts as, as a share of val_bpb on the GPU profile: surely worse, by an unknown amount."""
 
@@ -97,20 +100,41 @@ class Past:
         return Point(space.coordinates(experiment.constants), self.switches(experiment.experiment_id))
 
     def measured(self, space: Space, noise_share: float, profile_scale: float) -> list[Measured]:
-        """Every experiment with a mean, and every crash as a loss; as shares of the reference's val_bpb."""
+        """Every experiment with a mean, and every crash as a loss; as shares of the reference's val_bpb.
+
+        The further from the best, the less a value has to say about the neighbourhood of the best, so its standard
+        deviation grows with the distance.
+        """
+        means = [e.mean_bpb for e in self.experiments.values() if e.mean_bpb is not None]
+        best = min(means, default=self.reference_bpb) / self.reference_bpb - 1
         found = []
         for experiment in self.experiments.values():
             point = self.point(experiment, space)
             if experiment.mean_bpb is not None:
                 runs = 2 if experiment.verdict is Verdict.KEEP else 1
                 value = experiment.mean_bpb / self.reference_bpb - 1
-                found.append(Measured(point, value, noise_share / math.sqrt(runs)))
+                sd = math.hypot(noise_share / math.sqrt(runs), MISFIT * (value - best))
+                found.append(Measured(point, value, sd))
             elif experiment.verdict is Verdict.CRASH:
                 parent = self.experiments.get(experiment.parent_experiment_id or "")
                 before = (parent.mean_bpb if parent else None) or self.reference_bpb
                 cost = CRASH_COST * profile_scale
                 found.append(Measured(point, before / self.reference_bpb - 1 + cost, cost / 2))
         return found
+
+    def suspects(self, noise_share: float) -> frozenset[str]:
+        """Constants that took part in a clear loss of several at once and were never measured alone."""
+        suspected: set[str] = set()
+        cleared: set[str] = set()
+        for experiment in self.experiments.values():
+            changed = set(self.changes(experiment)) - {"DEVICE_BATCH_SIZE"}
+            if experiment.gain_bpb is None:
+                continue
+            if len(changed) == 1:
+                cleared |= changed
+            elif experiment.gain_bpb < -CLEAR_LOSS_NOISE * noise_share * self.reference_bpb:
+                suspected |= changed
+        return frozenset(suspected - cleared)
 
     def unusable_switches(self) -> frozenset[str]:
         """Structural changes that crashed or were invalid."""

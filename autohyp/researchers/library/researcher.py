@@ -21,7 +21,7 @@ from autohyp.errors import EditError
 from autohyp.records import Brief, ConstantsEdit, Hypothesis, PastExperiment, Prediction, Verdict
 from autohyp.researchers.base import known_fingerprints, seeded_rng
 from autohyp.researchers.library import moves
-from autohyp.researchers.library.effects import Array, Belief, EffectModel, expected_improvement
+from autohyp.researchers.library.effects import Array, Belief, EffectModel, Point, expected_improvement
 from autohyp.researchers.library.moves import Candidate, Situation
 from autohyp.researchers.library.past import Past, hypothesis_key
 from autohyp.researchers.library.space import Space
@@ -41,6 +41,8 @@ SAME_THING_AGAIN = 0.25
 """What the rank of a candidate is multiplied by for each thing that a pending one touches too."""
 SIMPLER_BONUS_NOISE = 0.25
 """What simpler code is worth, in noise deviations, times the probability that it loses nothing."""
+MARGIN_NOISE = 2.0
+"""A gain counts from this many noise deviations on: smaller ones are hardly ever kept."""
 LEAPS_PER_ROUND = 64
 LEAP_ROUNDS = 24
 
@@ -72,14 +74,14 @@ class _Round:
         past = Past.of(brief, DEFAULT_BPB[profile])
         constants = read_constants(brief.champion_source)
         space = Space.of(constants)
-        point = moves.Point(space.coordinates(constants), past.switches(brief.champion_id))
+        point = Point(space.coordinates(constants), past.switches(brief.champion_id))
         self._situation = Situation(constants, point, space, past, SEQUENCE_LEN[profile], profile == "cpu")
         noise = brief.noise.sd_bpb / past.reference_bpb if brief.noise else DEFAULT_NOISE_SHARE[profile]
         self._noise = max(noise, 1e-6)
         scale = PROFILE_SCALE[profile]
         published = list(moves.published_effects(self._situation))
         self._model = EffectModel(
-            space, moves.Point(space.coordinates(past.reference)), published,
+            space, Point(space.coordinates(past.reference)), published,
             past.measured(space, self._noise, scale), scale,
         )  # fmt: skip
         self._known = known_fingerprints(brief)
@@ -123,11 +125,17 @@ class _Round:
         ]
 
     def _probable_gains(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The single moves of constants that are probably better, largest expected gain first."""
+        """Single moves that are probably better and not under suspicion, largest expected gain first."""
         belief = self._believe(candidates)
         surely = -belief.mean / belief.sd
-        order = sorted(range(len(candidates)), key=lambda index: (belief.mean[index], candidates[index].key))
-        return [candidates[index] for index in order if surely[index] >= PROBABLE_GAIN_Z]
+        suspects = self._situation.past.suspects(self._noise)
+        probable = [
+            index
+            for index, candidate in enumerate(candidates)
+            if surely[index] >= PROBABLE_GAIN_Z and not candidate.touches & suspects
+        ]
+        probable.sort(key=lambda index: (belief.mean[index], candidates[index].key))
+        return [candidates[index] for index in probable]
 
     def _leaps(self, rng: random.Random, reach_steps: float) -> list[Candidate]:
         return self._usable(moves.leaps(self._situation, rng, LEAPS_PER_ROUND, reach_steps))
@@ -137,7 +145,7 @@ class _Round:
     def _believe(self, candidates: Sequence[Candidate]) -> Belief:
         return self._model.differences(self._situation.point, [candidate.point for candidate in candidates])
 
-    def _pending(self) -> Iterator[tuple[moves.Point, frozenset[str]]]:
+    def _pending(self) -> Iterator[tuple[Point, frozenset[str]]]:
         """What is queued, in flight, or chosen in this round: where it lies and what it touches."""
         past, situation = self._situation.past, self._situation
         for experiment in past.experiments.values():
@@ -175,7 +183,7 @@ class _Round:
     def _scores(self, candidates: Sequence[Candidate], belief: Belief) -> Array:
         """Expected improvement beyond the noise, as a share of val_bpb, and a little for simpler code."""
         mean, sd = belief.mean[: len(candidates)], belief.sd[: len(candidates)]
-        scores = expected_improvement(mean, sd, self._noise)
+        scores = expected_improvement(mean, sd, MARGIN_NOISE * self._noise)
         simplifies = np.array([candidate.simplifies for candidate in candidates])
         loses_nothing = ndtr((self._noise - mean) / sd)
         return np.asarray(scores + simplifies * SIMPLER_BONUS_NOISE * self._noise * loses_nothing)

@@ -80,6 +80,7 @@ class Dimension:
                 return number / self.step
 
     def _value_at(self, coordinate: float) -> int | float:
+        value: float
         match self.scale:
             case "factor":
                 value = self.step**coordinate
@@ -92,7 +93,7 @@ class Dimension:
         value = min(max(value, self.low), self.high)
         if self.whole:
             return round(value)
-        return round(1 - _rounded(1 - value), 6) if self.scale == "decay" else _rounded(value)
+        return float(round(1 - _rounded(1 - value), 6)) if self.scale == "decay" else _rounded(value)
 
     def moved(self, value: Scalar, steps: float) -> Scalar | None:
         """The value `steps` away, rounded as a person would write it; None if that is out of range or no move."""
@@ -105,7 +106,9 @@ class Dimension:
     def neighbours(self, value: Scalar, steps: Sequence[float] = (-1, 1, -0.5, 0.5, -2, 2)) -> list[Scalar]:
         """The values to try next to `value`, nearest moves first."""
         if self.choices:
-            return [choice for choice in self.choices if choice != value]
+            here, far = self.coordinate(value), max(2.0, *map(abs, steps))
+            near = (c for c in self.choices if self.scale == "pattern" or abs(self.coordinate(c) - here) <= far)
+            return [choice for choice in near if choice != value]
         moved = [self.moved(value, step) for step in steps]
         return list(dict.fromkeys(found for found in moved if found is not None and found != value))
 

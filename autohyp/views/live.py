@@ -1,0 +1,350 @@
+"""A running campaign on one calm screen, and the same campaign as plain lines for a pipe or a log.
+
+`render_live` draws a snapshot: nothing in it depends on colour, it fits 80 columns and grows with the
+terminal, and drawing costs about a millisecond (the state is read, never copied). `PlainFeed` says what
+happened since it was last asked, one line a fact, in about the order in which it happened. Experiment text
+is data here: it is cleaned and never read as markup.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.paths import CampaignPaths
+from autohyp.records import RunResult, Verdict, WorkerLive, utc_now
+from autohyp.views import facts
+from autohyp.views.status import standing
+from autohyp.views.text import clean_line, clock_time, duration, sparkline, sureness
+from autohyp.views.workers import is_fresh, read_workers
+
+__all__ = ["VERDICT_STYLES", "LiveScreen", "PlainFeed", "plain_lines", "render_live", "verdict_mark"]
+
+VERDICT_STYLES = {
+    Verdict.KEEP: ("✔", "bold green"),
+    Verdict.DISCARD: ("·", "dim"),
+    Verdict.CRASH: ("✗", "red"),
+    Verdict.INVALID: ("!", "bold red"),
+    Verdict.REPLICATE: ("↻", "yellow"),
+}
+"""A sign and a style per verdict; the word itself is always beside them."""
+
+_SPARK_WIDTH = 40
+
+
+def verdict_mark(verdict: Verdict | None) -> Text:
+    """The verdict as its sign and its word."""
+    if verdict is None:
+        return Text("… open", style="cyan")
+    sign, style = VERDICT_STYLES[verdict]
+    return Text(f"{sign} {verdict.value}", style=style)
+
+
+# ---------------------------------------------------------------------------------------------
+# The screen
+
+
+def render_live(
+    state: CampaignState, workers: list[WorkerLive], now: str, *, num_decisions: int = 6
+) -> RenderableType:
+    """The campaign at the time `now` (ISO 8601)."""
+    parts: list[RenderableType] = [_header(state, workers, now), Text()]
+    parts += [_best(state), Text(), Rule("workers", align="left", style="dim"), _workers(state, workers, now)]
+    parts += [Rule("decisions", align="left", style="dim"), _decisions(state, num_decisions), _footer(state)]
+    return Padding(Group(*parts), (0, 1))
+
+
+def _header(state: CampaignState, workers: list[WorkerLive], now: str) -> RenderableType:
+    how = standing(state, workers, now)
+    elapsed = facts.elapsed_s(state, now if how == "running" else None)
+    style = {"running": "bold green", "silent": "bold yellow"}.get(how, "bold")
+    title = Text.assemble(("autohyp ", "bold"), (state.tag, "bold cyan"), "  ", (how, style))
+    if how in ("stopped", "ended"):
+        title.append(f": {clean_line(state.ended or state.sessions[-1].end_reason)}")
+    if how == "silent":
+        title.append(": nothing heard of its driver; `autohyp resume` goes on")
+    budget_s = facts.config_value(state, "run", "budget_s")
+    words = [str(facts.config_value(state, "profile") or ""), f"{facts.num_workers(state)} worker(s)"]
+    if isinstance(budget_s, int | float):
+        words.append(f"{budget_s:g} s a run")
+    words += [f"{duration(elapsed)} so far", facts.limits_line(state)]
+    line = Text(" · ".join(word for word in words if word), style="dim")
+    sandbox = facts.sandbox_name(state)
+    if sandbox == "NO SANDBOX":
+        line.append(" · ").append(sandbox, style="bold red reverse")
+    elif sandbox:
+        line.append(f" · sandbox {sandbox}")
+    return Group(title, line)
+
+
+def _best(state: CampaignState) -> RenderableType:
+    champion, baseline = state.champion, state.baseline
+    if champion is None or champion.mean_bpb is None:
+        done, wanted = (len(baseline.results), len(baseline.seeds)) if baseline else (0, 0)
+        return Text(
+            f"measuring the baseline and its noise: {done} of {wanted} runs" if wanted else "preparing"
+        )
+    line = Text.assemble("best ", (f"{champion.mean_bpb:.6f}", "bold green"), " val_bpb")
+    comparison = facts.champion_against_baseline(state)
+    if comparison is not None:
+        line.append(f", {comparison.gain_bpb:+.6f} over the baseline")
+        if comparison.gain_in_noise is not None:
+            line.append(f" ({comparison.gain_in_noise:.1f} × noise)")
+    else:
+        line.append(" (the baseline)")
+    title = Text(
+        f"     {clean_line(champion.experiment.hypothesis.title)}",
+        style="dim",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+    noise = facts.noise_floor(state)
+    values = [value for _, value in facts.running_best(state)]
+    trend = Text(f"     {sparkline(values, _SPARK_WIDTH)}", style="green")
+    if noise is not None:
+        trend.append(f"  noise ±{noise.sd_bpb:.6f} ({noise.degrees_of_freedom} d.f.)", style="dim")
+    return Group(line, title, trend)
+
+
+def _workers(state: CampaignState, workers: list[WorkerLive], now: str) -> RenderableType:
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(no_wrap=True, max_width=12)
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, width=10)
+    table.add_column(no_wrap=True, width=12)
+    table.add_column(no_wrap=True, justify="right", width=11)
+    for worker in workers:
+        table.add_row(*_worker_cells(worker, now))
+    if not workers:
+        for run in state.in_flight.values():
+            title = clean_line(state.experiments[run.experiment_id].experiment.hypothesis.title)
+            table.add_row(Text(run.worker_id), Text(title), Text("running"), Text(""), Text(""))
+    if table.row_count == 0:
+        return Text("no worker at work", style="dim")
+    return table
+
+
+def _worker_cells(worker: WorkerLive, now: str) -> tuple[RenderableType, ...]:
+    name = Text(worker.worker_id)
+    progress = worker.progress
+    if not is_fresh(worker, now):
+        return name, Text("no sign of life", style="yellow"), Text("gone"), Text(""), Text("")
+    if progress is None or not worker.run_id:
+        return (
+            name,
+            Text(clean_line(worker.title), style="dim"),
+            Text(worker.state, style="dim"),
+            Text(""),
+            Text(""),
+        )
+    loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
+    bar = ProgressBar(
+        total=1.0,
+        completed=min(1.0, progress.progress),
+        width=12,
+        complete_style="cyan",
+        finished_style="cyan",
+        style="dim",
+    )
+    return name, Text(clean_line(worker.title)), Text(progress.phase), bar, Text(loss)
+
+
+def _decisions(state: CampaignState, count: int) -> RenderableType:
+    entries = state.decided()[-count:]
+    if not entries:
+        return Text("none yet", style="dim")
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(no_wrap=True, width=9)
+    table.add_column(no_wrap=True, justify="right", width=9)
+    table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=4, no_wrap=True, overflow="ellipsis", style="dim")
+    for entry in reversed(entries):
+        gain = facts.experiment_gain(entry)
+        reason = clean_line(entry.decision.reason) if entry.decision else ""
+        table.add_row(
+            verdict_mark(entry.verdict),
+            Text("" if gain is None else f"{gain:+.5f}"),
+            Text(clean_line(entry.experiment.hypothesis.title)),
+            Text(reason),
+        )
+    return table
+
+
+def _footer(state: CampaignState) -> RenderableType:
+    counts = facts.verdict_counts(state)
+    words = [f"{len(state.decision_order)} decided: {counts['keep']} kept, {counts['discard']} discarded"]
+    failed = counts["crash"] + counts["invalid"]
+    if failed:
+        words.append(f"{failed} failed")
+    waiting = len(facts.undecided(state)) - len({run.experiment_id for run in state.in_flight.values()})
+    words.append(f"{len(state.queue)} queued" + (f", {waiting} waiting for a worker" if waiting > 0 else ""))
+    words.append(f"{state.num_results} runs, {duration(state.charged_s)} of training")
+    return Padding(Text(" · ".join(words), style="dim"), (1, 0, 0, 0))
+
+
+class LiveScreen:
+    """A context manager that shows a campaign: the screen above on a terminal, lines as things happen
+    elsewhere.
+
+    Draws only in `update`, so it costs nothing in between; the last screen stays when the context ends.
+    """
+
+    def __init__(self, paths: CampaignPaths, console: Console) -> None:
+        self._paths = paths
+        self._console = console
+        self._feed = PlainFeed()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def update(self, state: CampaignState) -> None:
+        """Show the state as it is now."""
+        if self._live is not None:
+            self._live.update(render_live(state, read_workers(self._paths), utc_now()), refresh=True)
+            return
+        for line in self._feed.lines(state):
+            self._console.print(Text(line), soft_wrap=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+# ---------------------------------------------------------------------------------------------
+# Plain lines
+
+
+class PlainFeed:
+    """Remembers what it has said of a campaign; `lines` says what is new.
+
+    Only what can still change is looked at again, so a call costs the same at 10 and at 10,000 experiments.
+    """
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._num = {"sessions": 0, "experiments": 0, "notes": 0}
+        self._said: dict[str, tuple[int, int, frozenset[str]]] = {}
+        self._known: set[tuple[str, str]] = set()
+        self._ended: str | None = None
+
+    def lines(self, state: CampaignState) -> list[str]:
+        """One line for each thing that happened since the last call."""
+        if state.version == self._version:
+            return []
+        self._version = state.version
+        said = self._session_lines(state)
+        said += self._experiment_lines(state)
+        said += self._finding_and_tool_lines(state)
+        if state.ended != self._ended:
+            self._ended = state.ended
+            said += (
+                [f"{clock_time(facts.last_ts(state))} ended: {clean_line(state.ended)}"]
+                if state.ended
+                else []
+            )
+        return said
+
+    def _session_lines(self, state: CampaignState) -> list[str]:
+        said = []
+        for index in range(max(0, self._num["sessions"] - 1), len(state.sessions)):
+            session = state.sessions[index]
+            when, start = clock_time(session.started_at), session.started
+            if index >= self._num["sessions"]:
+                sandbox = "NO SANDBOX" if start.sandbox == "none" else f"sandbox {start.sandbox}"
+                said.append(
+                    f"{when} session on {clean_line(start.host)}: {start.hardware.cpus} cores, {sandbox}"
+                )
+            if session.end_reason and ("session", start.session_id) not in self._known:
+                self._known.add(("session", start.session_id))
+                said.append(f"{clock_time(session.last_ts)} session over: {clean_line(session.end_reason)}")
+        self._num["sessions"] = len(state.sessions)
+        return said
+
+    def _experiment_lines(self, state: CampaignState) -> list[str]:
+        """Of experiments that are new, were open when last seen, or are open now, in the order of their
+        making.
+        """
+        names = list(state.experiments)[self._num["experiments"] :] if self._is_behind(state) else []
+        changed = dict.fromkeys([*self._said, *names, *state.open])
+        self._num["experiments"] = len(state.experiments)
+        stamped: list[tuple[str, str]] = []
+        for name in changed:
+            entry = state.experiments[name]
+            stamped += _news(entry, self._said.get(name, (0, 0, frozenset())), name in names)
+            if name in state.open:
+                self._said[name] = (len(entry.results), len(entry.decisions), frozenset(entry.active))
+            else:
+                self._said.pop(name, None)
+        return [f"{clock_time(when)} {line}" for when, line in sorted(stamped, key=lambda item: item[0])]
+
+    def _is_behind(self, state: CampaignState) -> bool:
+        return len(state.experiments) > self._num["experiments"]
+
+    def _finding_and_tool_lines(self, state: CampaignState) -> list[str]:
+        said = []
+        when = clock_time(facts.last_ts(state))
+        for finding in state.findings.values():
+            if self._is_new("finding", f"{finding.finding_id} {finding.title} {finding.evidence}"):
+                said.append(
+                    f"{when} learnt: {clean_line(finding.title)} ({sureness(finding.confidence)} sure)"
+                )
+        for tool in state.tools.values():
+            if self._is_new("tool", f"{tool.tool_id} {tool.status}"):
+                said.append(f"{when} tool {tool.status.value}: {clean_line(tool.title)}")
+        for _, note in state.notes[self._num["notes"] :]:
+            said.append(f"{when} note by {clean_line(note.author)}: {clean_line(note.text)}")
+        self._num["notes"] = len(state.notes)
+        return said
+
+    def _is_new(self, kind: str, fact: str) -> bool:
+        if (kind, fact) in self._known:
+            return False
+        self._known.add((kind, fact))
+        return True
+
+
+def _news(
+    entry: ExperimentEntry, said: tuple[int, int, frozenset[str]], is_new: bool
+) -> list[tuple[str, str]]:
+    """(time, line) of what happened to one experiment beyond the results, decisions and runs already told."""
+    name, title = entry.experiment_id, clean_line(entry.experiment.hypothesis.title)
+    news = [(entry.experiment.created_at, f"{name}: {title}")] if is_new else []
+    for run in entry.active.values():
+        if run.run_id not in said[2]:
+            news.append((run.started_at, f"{name} seed {run.seed} starts on {run.worker_id}"))
+    news += [(result.finished_at, f"{name} {_result_line(result)}") for result in entry.results[said[0] :]]
+    for decision in entry.decisions[said[1] :]:
+        gain = "" if decision.gain_bpb is None else f" {decision.gain_bpb:+.6f}"
+        news.append(
+            (decision.decided_at, f"{name} {decision.verdict.value}{gain}: {clean_line(decision.reason)}")
+        )
+    return news
+
+
+def _result_line(result: RunResult) -> str:
+    if result.val_bpb is None:
+        return f"seed {result.seed} {result.status.value}: {clean_line(result.reason)}"
+    effort = f"{result.num_steps} steps, {result.charged_s:.1f} s"
+    return f"seed {result.seed} val_bpb {result.val_bpb:.6f} ({effort})"
+
+
+def plain_lines(previous: CampaignState | None, state: CampaignState) -> list[str]:
+    """What happened between two states (two objects: one that was changed in place needs a `PlainFeed`)."""
+    feed = PlainFeed()
+    if previous is not None:
+        feed.lines(previous)
+    return feed.lines(state)

@@ -1,0 +1,40 @@
+"""A small journal on disk, and drafts to make others from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autohyp.journal import Draft, JournalWriter
+from autohyp.journal.events import CampaignCreated, NoteWritten
+
+
+def _note(number: int) -> Draft:
+    return Draft(f"note-{number}", NoteWritten(author="tests", text=f"fact {number}: ünïcode"))
+
+
+@pytest.fixture
+def note() -> Callable[[int], Draft]:
+    """A draft that can always follow, by number."""
+    return _note
+
+
+@pytest.fixture
+def created() -> Draft:
+    """The draft that every journal begins with."""
+    event = CampaignCreated(
+        tag="test", objective="o", config={}, target_sha256={}, data_sha256="d", created_at="2026-01-01"
+    )
+    return Draft("campaign", event)
+
+
+@pytest.fixture
+def journal(tmp_path: Path, created: Draft) -> Path:
+    """A journal of three lines."""
+    path = tmp_path / "journal.jsonl"
+    with JournalWriter(path) as writer:
+        writer.append([created])
+        writer.append([_note(1), _note(2)])
+    return path
