@@ -198,8 +198,9 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
+        self.gate_channels = min(VALUE_GATE_CHANNELS, width)
         heads = width // HEAD_DIM
-        self.gate = nn.Linear(VALUE_GATE_CHANNELS, heads, bias=False) if gated else None
+        self.gate = nn.Linear(self.gate_channels, heads, bias=False) if gated else None
 
     def forward(
         self, x: Tensor, token_value: Tensor | None, cosine: Tensor, sine: Tensor, mask: Mask
@@ -209,7 +210,7 @@ class Attention(nn.Module):
         key = self.key(x).view(heads)
         value = self.value(x).view(heads)
         if token_value is not None:
-            gate = VALUE_GATE_SCALE * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
+            gate = VALUE_GATE_SCALE * torch.sigmoid(self.gate(x[..., : self.gate_channels]))
             value = value + gate.unsqueeze(-1) * token_value.view(heads)
         query = normalise(rotate(query, cosine, sine)).to(value.dtype)
         key = normalise(rotate(key, cosine, sine)).to(value.dtype)

@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 TYPICAL_OVERHEAD_S = 10.0
 """What a run takes beside its budget, until this campaign has measured it."""
 
+RESEARCHER_REST_S = 10.0
+"""How long a researcher that failed or had nothing to say is left alone."""
+
 
 class Observer:
     """Runs a campaign by repeated `step`s until `finished` gives a reason."""
@@ -75,6 +78,7 @@ class Observer:
         self._state = ledger.state()
         self._stop_reason: str | None = None
         self._noise_of: tuple[int, NoiseFloor | None] = (-1, None)
+        self._asks_again_at: dict[str, float] = {}
         self.finished: str | None = None
         self._settle_orphans()
         self._catch_up()
@@ -326,19 +330,31 @@ class Observer:
         source = self._workspace.read(parent.experiment.commit)
         parallel = self._fleet.num_workers()
         for researcher in self._researchers:
+            if self._clock() < self._asks_again_at.get(researcher.name, 0.0):
+                continue
             brief = build_brief(self._state, self._config, source, self._noise(), parallel)
             try:
                 proposals = [
                     ev.HypothesisProposed(hypothesis=hypothesis)
                     for hypothesis in researcher.propose(brief, missing)[:missing]
                 ]
-            except Exception:
+            except Exception as error:
                 log.exception("researcher %s failed", researcher.name)
+                self._rest(researcher.name, f"failed: {type(error).__name__}: {error}")
                 continue
+            if not proposals:
+                self._rest(researcher.name, "has nothing to propose now")
             for proposal in proposals:
                 missing -= self._propose(proposal)
             if missing <= 0:
                 return
+
+    def _rest(self, name: str, what: str) -> None:
+        """Leave a researcher alone for a while, and say so once, so that a standstill can be explained."""
+        self._asks_again_at[name] = self._clock() + RESEARCHER_REST_S
+        note = ev.NoteWritten(author="observer", text=f"researcher {name} {what}")
+        if all(known != note for _, known in self._state.notes):
+            self._record(f"rest:{name}:{what}", note)
 
     def _propose(self, proposal: ev.HypothesisProposed) -> bool:
         """Queue a hypothesis; one that repeats an id, or claims to be the baseline, is not taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from autohyp.execution.sandbox.base import Limits, Sandbox
 from autohyp.records import CurvePoint, Progress
 
-__all__ = ["OutcomeStatus", "TrainingJob", "TrainingOutcome", "training_environment"]
+__all__ = ["OutcomeStatus", "TrainingJob", "TrainingOutcome", "training_environment", "visible_gpu"]
 
 GPU_ENVIRONMENT = ("LD_LIBRARY_PATH", "CUDA_HOME", "TRITON_LIBCUDA_PATH")
 
@@ -33,8 +34,8 @@ class TrainingJob:
     is all that it can write to and is created here; both are apart from one another and from
     `data_dir`, a prepared folder.
 
-    `on_progress` is called about four times a second, `cancelled` ten times. `threads` limits the
-    numeric libraries.
+    `on_progress` is called about four times a second, `cancelled` ten times; both must return at once,
+    for nothing is watched meanwhile. `threads` limits the numeric libraries.
     """
 
     run_id: str
@@ -87,6 +88,19 @@ class TrainingOutcome:
     log_tail: str
 
 
+def visible_gpu(gpu_index: int, driver: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """The UUID of /dev/nvidia<gpu_index>, else the index.
+
+    An index would count the devices that a process may open: in a sandbox with one of them it is always 0.
+    """
+    for information in sorted(driver.glob("*/information")):
+        text = information.read_text(errors="replace")
+        fields: dict[str, str] = dict(re.findall(r"^([^:\n]+):\s*(.*?)\s*$", text, re.MULTILINE))
+        if fields.get("Device Minor") == str(gpu_index) and "GPU UUID" in fields:
+            return fields["GPU UUID"]
+    return str(gpu_index)
+
+
 def training_environment(job: TrainingJob, clock_fd: int, evaluation_fd: int) -> dict[str, str]:
     """The whole environment of the run: an allow-list, nothing of ours."""
     scratch, threads = str(job.scratch_dir), str(job.threads)
@@ -106,7 +120,7 @@ def training_environment(job: TrainingJob, clock_fd: int, evaluation_fd: int) ->
         "PYTHONHASHSEED": "0",
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
-        "CUDA_VISIBLE_DEVICES": "" if job.gpu_index is None else str(job.gpu_index),
+        "CUDA_VISIBLE_DEVICES": "" if job.gpu_index is None else visible_gpu(job.gpu_index),
         "AUTOHYP_PROFILE": job.profile,
         "AUTOHYP_BUDGET_S": f"{job.budget_s:g}",
         "AUTOHYP_SEED": str(job.seed),

@@ -130,7 +130,8 @@ class FrameChannel:
 
     Frames are queued and leave while `receive` or `flush` waits, so that two sides that both write
     large frames cannot block one another. `owner_fd`, if given, is watched too: when its other end
-    closes, `receive` raises OwnerGoneError. The socket stays the caller's to close. """
+    closes, `receive` raises OwnerGoneError. The socket stays the caller's to close.
+    """
 
     def __init__(self, sock: socket.socket, owner_fd: int | None = None) -> None:
         sock.setblocking(False)

@@ -240,7 +240,7 @@ def _survives_others(make: MakeResearcher, target: Target) -> None:
 def _never_runs_dry(make: MakeResearcher, target: Target) -> None:
     """Asked for far more than any catalogue holds, and with that much tried already, it still has ideas."""
     campaign, researcher = PaperCampaign(target), make()
-    many = researcher.propose(campaign.brief(), 400)
+    many = researcher.propose(campaign.brief(), 250)
     for hypothesis in many:
         campaign.history.append(
             past_experiment(len(campaign.history) + 1, hypothesis,

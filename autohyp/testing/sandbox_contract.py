@@ -1,16 +1,17 @@
 """The contract that every sandbox backend must pass, as a list of named checks.
 
 Each check starts small commands in the sandbox and looks at what they could do, from the inside
-and, where it can, from the outside: a file that must not exist, a message that must not arrive, a pipe
-that closes only when its last holder is gone. Nothing sleeps; every wait is on an event, with a
-deadline. Use it from a test:
+and, where it can, from the outside: a file that must not exist, a message that must not arrive, a
+pipe that closes only when its last holder is gone. Nothing sleeps; every wait is on an event, with
+a deadline. Use it from a test:
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
     def test_contract(check, tmp_path):
         check.run(BubblewrapSandbox(), tmp_path)
 
-or without pytest, as another user say: `python -m autohyp.testing.sandbox_contract landlock FOLDER`.
-`KNOWN_FAILURES` names the checks that a backend is known to fail; those must fail, or the list is wrong.
+or without pytest, say as another user: `python -m autohyp.testing.sandbox_contract landlock DIR`.
+`KNOWN_FAILURES` names the checks that a backend is known to fail; those must fail, or the list is
+wrong.
 """
 
 from __future__ import annotations
@@ -338,16 +339,17 @@ def _specs_that_cannot_hold_are_refused(bench: _Bench) -> None:
 def _unlisted_files_are_out_of_reach(bench: _Bench) -> None:
     bench.assert_denied(
         """
-attempt("read a file", lambda: open(outside + "/secret"))
+attempt("read-a-file", lambda: open(outside + "/secret"))
 attempt("list-a-folder", lambda: os.listdir(outside))
 attempt("go-up", lambda: open(scratch + "/../outside/secret"))
-attempt("list-its-parent", lambda: os.stat("..") and open("../outside/secret"))
-attempt("watch-a-folder", lambda: call("inotify_add_watch", libc.inotify_init(), outside.encode(), 256))
+attempt("go-up-from-here", lambda: open("../outside/secret"))
+watch = libc.inotify_init()
+attempt("watch-a-folder", lambda: call("inotify_add_watch", watch, outside.encode(), 256))
 attempt("read-through-proc", lambda: open(f"/proc/{sys.argv[4]}/root{outside}/secret"))
-attempt("read-through-cwd", lambda: open(f"/proc/{sys.argv[4]}/cwd/.") and 0)
+attempt("read-through-cwd", lambda: os.listdir(f"/proc/{sys.argv[4]}/cwd"))
 attempt("read-through-init", lambda: open(f"/proc/1/root{outside}/secret"))
 attempt("read-through-own-root", lambda: open(f"/proc/self/root{outside}/secret"))
-""".replace("read a file", "read-a-file"),
+""",
         os.getpid(),
     )
 
@@ -405,7 +407,7 @@ attempt("change-a-mode", lambda: os.chmod(outside, 0o777))
 attempt("set-times", lambda: os.utime(outside + "/secret", (0, 0)))
 attempt("remove", lambda: os.remove(outside + "/secret"))
 attempt("create", lambda: open(outside + "/new", "w"))
-attempt("create-in-the-root", lambda: os.mkdir("/autohyp-contract") or os.rmdir("/autohyp-contract"))
+attempt("create-in-the-root", lambda: (os.mkdir("/autohyp-test"), os.rmdir("/autohyp-test")))
 """
     )
     assert (bench.outside / "secret").read_text() == "secret"
@@ -501,8 +503,14 @@ attempt("send", ask)
 def _unix_sockets_are_cut(bench: _Bench) -> None:
     abstract = f"\0autohyp-contract-{os.getpid()}"
     named = str(bench.outside / "socket")
-    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as second,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as third,
+    ):
         first.bind(abstract)
+        third.bind(abstract + "-packets")
+        third.listen()
         # Bound by a relative name: a socket's path may have 107 characters.
         before = os.getcwd()
         os.chdir(bench.outside)
@@ -520,6 +528,8 @@ def send(address):
         end.sendto(b"x", address)
 attempt("reach-an-abstract-socket", lambda: connect(socket.SOCK_STREAM, "\\0" + sys.argv[4]))
 attempt("send-to-an-abstract-socket", lambda: send("\\0" + sys.argv[4]))
+packets = "\\0" + sys.argv[4] + "-packets"
+attempt("reach-a-packet-socket", lambda: connect(socket.SOCK_SEQPACKET, packets))
 attempt("reach-a-named-socket", lambda: (os.chdir(outside), connect(socket.SOCK_STREAM, "socket")))
 """,
             abstract[1:],

@@ -132,7 +132,8 @@ class ShavedLosses(Honest):
     """Claims a little less than is true."""
 
     def losses(self, rows: Tokens) -> Floats:
-        return np.maximum(super().losses(rows) - 0.003, 0)
+        losses: Floats = np.maximum(super().losses(rows) - 0.003, 0)
+        return losses
 
 
 class ScaledLosses(Honest):
@@ -208,7 +209,8 @@ class BatchStatistics(Honest):
 
     def all_logits(self, tokens: Tokens) -> Floats:
         logits = super().all_logits(tokens)
-        return logits + logits.mean(axis=(0, 1), keepdims=True)
+        result: Floats = logits + logits.mean(axis=(0, 1), keepdims=True)
+        return result
 
 
 class RemembersRows(Honest):

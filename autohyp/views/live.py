@@ -8,6 +8,7 @@ is data here: it is cleaned and never read as markup.
 
 from __future__ import annotations
 
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -80,7 +81,7 @@ def _header(state: CampaignState, workers: list[WorkerLive], now: str) -> Render
     line = Text(" · ".join(word for word in words if word), style="dim")
     sandbox = facts.sandbox_name(state)
     if sandbox == "NO SANDBOX":
-        line.append(" · ").append(sandbox, style="bold red reverse")
+        title.append("  ").append(sandbox, style="bold red reverse")
     elif sandbox:
         line.append(f" · sandbox {sandbox}")
     return Group(title, line)
@@ -238,6 +239,7 @@ class PlainFeed:
         self._version = 0
         self._num = {"sessions": 0, "experiments": 0, "notes": 0}
         self._said: dict[str, tuple[int, int, frozenset[str]]] = {}
+        self._open: list[str] = []
         self._known: set[tuple[str, str]] = set()
         self._ended: str | None = None
 
@@ -275,24 +277,18 @@ class PlainFeed:
         return said
 
     def _experiment_lines(self, state: CampaignState) -> list[str]:
-        """Of experiments that are new, were open when last seen, or are open now, in the order of their
-        making.
-        """
-        names = list(state.experiments)[self._num["experiments"] :] if self._is_behind(state) else []
-        changed = dict.fromkeys([*self._said, *names, *state.open])
-        self._num["experiments"] = len(state.experiments)
+        """Of experiments that are new, were open when last seen, or are open now, in time."""
+        new: set[str] = set()
+        if len(state.experiments) > self._num["experiments"]:
+            new.update(islice(state.experiments, self._num["experiments"], None))
+            self._num["experiments"] = len(state.experiments)
         stamped: list[tuple[str, str]] = []
-        for name in changed:
+        for name in dict.fromkeys([*self._open, *sorted(new), *state.open]):
             entry = state.experiments[name]
-            stamped += _news(entry, self._said.get(name, (0, 0, frozenset())), name in names)
-            if name in state.open:
-                self._said[name] = (len(entry.results), len(entry.decisions), frozenset(entry.active))
-            else:
-                self._said.pop(name, None)
+            stamped += _news(entry, self._said.get(name, (0, 0, frozenset())), name in new)
+            self._said[name] = (len(entry.results), len(entry.decisions), frozenset(entry.active))
+        self._open = list(state.open)
         return [f"{clock_time(when)} {line}" for when, line in sorted(stamped, key=lambda item: item[0])]
-
-    def _is_behind(self, state: CampaignState) -> bool:
-        return len(state.experiments) > self._num["experiments"]
 
     def _finding_and_tool_lines(self, state: CampaignState) -> list[str]:
         said = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -136,6 +137,16 @@ def test_a_silent_peer_is_given_up() -> None:
     heard.set()
     thread.join()
     assert (result.status, result.cause) == ("failed", "timeout")
+
+
+def test_the_evaluator_ends_with_its_launcher() -> None:
+    owner, launcher = os.pipe()
+    os.close(launcher)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        result = serve_evaluation(FrameChannel(ours, owner), DATA, 20, np.random.default_rng(0))
+    os.close(owner)
+    assert result.cause == "owner_gone"
 
 
 def test_a_late_answer_is_counted_as_stalled() -> None:

@@ -66,7 +66,7 @@ def test_the_tail_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_summary_is_what_follows_the_last_rule() -> None:
-    text = "val_bpb: 9\n---\nval_bpb: 1\nx\n---\nval_bpb:          0.9979\nnum_steps:  953\nbad line\ndepth:\n"
+    text = "val_bpb: 9\n---\nval_bpb: 1\nx\n---\nval_bpb:    0.9979\nnum_steps:  953\nbad line\ndepth:\n"
     assert parse_summary(text) == {"val_bpb": "0.9979", "num_steps": "953"}
     assert parse_summary("val_bpb: 1") == {}
 

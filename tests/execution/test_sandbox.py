@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from autohyp.errors import SandboxError, SandboxUnavailableError
-from autohyp.execution.sandbox import bubblewrap, kernel, landlock, seccomp, tree, visible
+from autohyp.execution.sandbox import bubblewrap, kernel, seccomp, tree, visible
 from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
 from autohyp.execution.sandbox.bubblewrap import BubblewrapSandbox
 from autohyp.execution.sandbox.landlock import LandlockSandbox
 from autohyp.execution.sandbox.plan import Plan, decode_reports, encode_report
 from autohyp.execution.sandbox.select import select_sandbox
+from autohyp.execution.sandbox.selfcheck import escape_found
 from autohyp.execution.sandbox.unconfined import UnconfinedSandbox
 
 _DEADLINE_S = 60.0
@@ -98,7 +99,7 @@ def test_a_backend_that_lets_something_through_is_refused() -> None:
     class Leaky(UnconfinedSandbox):
         name = "leaky"
 
-    reason = landlock.escape_found(Leaky())
+    reason = escape_found(Leaky())
     assert reason is not None
     assert reason.startswith("a trial run escaped: it wrote outside its scratch folder")
 
@@ -260,6 +261,23 @@ def test_only_the_assigned_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert visible.gpu_devices(None) == []
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidia1").exists(), reason="needs a machine with two GPUs")
+@pytest.mark.parametrize("assigned", [0, 1, None])
+def test_a_run_opens_its_own_gpu_and_no_other(
+    confining: Sandbox, tmp_path: Path, output: int, assigned: int | None
+) -> None:
+    code = (
+        "import os\n"
+        "for number in (0, 1):\n"
+        "    try: os.open(f'/dev/nvidia{number}', os.O_RDWR); print(number)\n"
+        "    except OSError: pass\n"
+    )
+    with confining.launch(_spec(tmp_path, output, code, gpu_index=assigned)) as process:
+        assert process.wait(_DEADLINE_S) == 0
+    assert _text(output).split() == ([] if assigned is None else [str(assigned)])
+
+
 # ---------------------------------------------------------------------------------------------
 # Landlock and the system call filter
 
@@ -300,6 +318,8 @@ _READ, _OPENAT, _KILL, _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3 = 0, 257, 62, 41, 5
         (6, (_READ, 0), 0),
         (6, (_SOCKET, 1, 1), errno.EPERM),
         (6, (_SOCKET, 2, 2), errno.EPERM),
+        (6, (_SOCKET, 1, 5 | 0o2000000), 0),
+        (6, (_SOCKET, 2, 5), errno.EPERM),
         (6, (_SOCKETPAIR, 1, 1 | 0o2000000), 0),
         (6, (_SOCKETPAIR, 1, 2 | 0o2000000), errno.EPERM),
         (6, (_SOCKETPAIR, 2, 1), errno.EPERM),

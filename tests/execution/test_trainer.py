@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from autohyp.errors import SandboxError, SandboxUnavailableError
+from autohyp.execution.job import visible_gpu
 from autohyp.execution.sandbox.base import SandboxProcess, SandboxSpec
 from autohyp.execution.sandbox.select import select_sandbox
 from autohyp.execution.sandbox.unconfined import UnconfinedSandbox
@@ -225,6 +226,14 @@ def test_an_evaluator_without_data_is_not_blamed_on_the_run(start: Start, tmp_pa
     outcome = start("hangs", budget_s=60.0)
     assert outcome.status is OutcomeStatus.CRASHED
     assert "evaluator" in outcome.reason
+
+
+def test_a_gpu_is_named_by_its_uuid(tmp_path: Path) -> None:
+    for minor, bus in ((0, "0000:1a:00.0"), (3, "0000:9f:00.0")):
+        (tmp_path / bus).mkdir()
+        text = f"Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-{minor}\nDevice Minor: \t {minor}\n"
+        (tmp_path / bus / "information").write_text(text)
+    assert [visible_gpu(index, tmp_path) for index in (0, 3, 5)] == ["GPU-0", "GPU-3", "5"]
 
 
 def test_the_environment_is_an_allow_list(

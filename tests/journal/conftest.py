@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +39,9 @@ def journal(tmp_path: Path, created: Draft) -> Path:
         writer.append([created])
         writer.append([_note(1), _note(2)])
     return path
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that write a lot and are not about durability."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,13 +37,14 @@ def line_number_at(data: bytes, position: int) -> int:
 def test_every_changed_byte_is_noticed_and_its_line_named(journal: Path, mask: int) -> None:
     intact = journal.read_bytes()
     damaged_path = journal.with_name("damaged.jsonl")
-    for position in range(len(intact)):
-        changed = bytearray(intact)
-        changed[position] ^= mask
-        damaged_path.write_bytes(changed)
-        with pytest.raises(JournalDamagedError, match=r"line \d+ is damaged") as caught:
-            read_journal(damaged_path)
-        assert caught.value.line_number == line_number_at(intact, position)
+    damaged_path.write_bytes(intact)
+    with damaged_path.open("r+b", buffering=0) as file:
+        for position, byte in enumerate(intact):
+            os.pwrite(file.fileno(), bytes([byte ^ mask]), position)
+            with pytest.raises(JournalDamagedError, match=r"line \d+ is damaged") as caught:
+                read_journal(damaged_path)
+            assert caught.value.line_number == line_number_at(intact, position)
+            os.pwrite(file.fileno(), bytes([byte]), position)
 
 
 @pytest.mark.parametrize("mask", [1, 0x80, ord("}") ^ ord("\n")])
@@ -80,8 +83,6 @@ def test_a_line_that_this_version_cannot_read_says_so(
     tmp_path: Path, note: Note, field: str, value: object, reason: str
 ) -> None:
     """Hashed properly, so that it is the content that is refused."""
-    import hashlib
-
     line, _ = encode_line(1, "2026-01-01", note(1), GENESIS)
     fields = json.loads(line)
     del fields["hash"]
@@ -157,27 +158,33 @@ def test_a_second_writer_is_refused_until_the_first_is_closed(journal: Path, not
         assert len(second.entries) == 4
 
 
-def _try_to_open(path: Path, answers: multiprocessing.queues.Queue[str]) -> None:
+_OTHER_PROCESS = """
+import os, pathlib, sys
+from autohyp.errors import JournalLockedError
+from autohyp.journal import JournalWriter
+for line in sys.stdin:
     try:
-        JournalWriter(path)
+        JournalWriter(pathlib.Path(line.strip()))
+        print("opened", flush=True)
+        os._exit(0)  # dies without closing
     except JournalLockedError:
-        answers.put("refused")
-    else:
-        answers.put("opened")
+        print("refused", flush=True)
+"""
 
 
 def test_a_writer_in_another_process_is_refused_and_a_dead_one_does_not_block(journal: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers: multiprocessing.queues.Queue[str] = context.Queue()
-    with JournalWriter(journal):
-        child = context.Process(target=_try_to_open, args=(journal, answers))
-        child.start()
-        assert answers.get(timeout=60) == "refused"
-        child.join()
-    child = context.Process(target=_try_to_open, args=(journal, answers))
-    child.start()
-    assert answers.get(timeout=60) == "opened"
-    child.join()  # it never closed its journal
+    command = [sys.executable, "-c", _OTHER_PROCESS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+
+        def ask() -> str:
+            print(journal, file=other.stdin, flush=True)
+            return other.stdout.readline().strip()
+
+        with JournalWriter(journal):
+            assert ask() == "refused"
+        assert ask() == "opened"
     JournalWriter(journal).close()
 
 

@@ -61,6 +61,11 @@ def test_training_starts_from_the_uniform_distribution(tiny: ModuleType) -> None
     assert loss == pytest.approx(math.log(VOCAB_SIZE), abs=0.05)
 
 
+def test_a_model_narrower_than_the_gate_works(load: Load) -> None:
+    model = load(**TINY | {"VALUE_GATE_CHANNELS": 1000}).GPT(VOCAB_SIZE, LENGTH)
+    assert model(tokens()).shape == (2, LENGTH, VOCAB_SIZE)
+
+
 def test_logits_stay_within_the_soft_cap(load: Load) -> None:
     model = random_model(load(**TINY, LOGIT_SOFTCAP=3.0))
     nn.init.normal_(model.head.weight, std=100.0)

@@ -59,9 +59,7 @@ def rank_sum_p_value(ranks: npt.NDArray[np.float64]) -> float:
     if n > 12:
         deviation = (float(ranks.mean()) - 0.5) * math.sqrt(12 * n)
         return 0.5 * math.erfc(deviation / math.sqrt(2))
-    terms = (
-        (-1) ** k * math.comb(n, k) * (missing - k) ** n for k in range(min(n, math.floor(missing)) + 1)
-    )
+    terms = ((-1) ** k * math.comb(n, k) * (missing - k) ** n for k in range(min(n, math.floor(missing)) + 1))
     return min(1.0, max(0.0, math.fsum(terms) / math.factorial(n)))
 
 

@@ -116,11 +116,13 @@ def make_plan(
     return _Planner(rows, vocab_size, device_batch_size, fixed_shape, rng).plan()
 
 
-def _block_rows(n_rows: int, sequence_len: int, device_batch_size: int) -> int:
+def _block_rows(n_rows: int, sequence_len: int, device_batch_size: int, fixed_shape: bool) -> int:
     """Rows per claim: full batches of at least MIN_CLAIM_TOKENS, but at least four claims in all."""
-    multiple = math.ceil(MIN_CLAIM_TOKENS / (device_batch_size * sequence_len))
-    block = device_batch_size * multiple
-    return max(1, min(block, math.ceil(n_rows / 4), MAX_CLAIM_TOKENS // sequence_len))
+    block = device_batch_size * math.ceil(MIN_CLAIM_TOKENS / (device_batch_size * sequence_len))
+    most = max(1, min(math.ceil(n_rows / 4), MAX_CLAIM_TOKENS // sequence_len))
+    if block > most and fixed_shape and device_batch_size <= most:
+        return most // device_batch_size * device_batch_size
+    return min(block, most)
 
 
 class _Planner:
@@ -143,7 +145,7 @@ class _Planner:
         self._open = [] if fixed_shape else order[:n_open]
         claimed = iter(order[len(self._open) :])
         n_claimed = n_rows - len(self._open)
-        self._block = _block_rows(n_claimed, self._sequence_len, device_batch_size)
+        self._block = _block_rows(n_claimed, self._sequence_len, device_batch_size, fixed_shape)
         n_decoys = max(1, round(DECOY_FRACTION * n_claimed))
         if fixed_shape:
             n_decoys += -(n_claimed + n_decoys) % self._block
@@ -190,7 +192,8 @@ class _Planner:
         groups: list[list[Splice]] = []
         taken: set[int] = set()
         for time in self._times:
-            share = {0: self._probe_rows, self._n_claims: 0}.get(time, math.ceil(BLIND_SHARE * self._probe_rows))
+            middle = math.ceil(BLIND_SHARE * self._probe_rows)
+            share = {0: self._probe_rows, self._n_claims: 0}.get(time, middle)
             future = self._slots[time * self._block :]
             candidates = [row for row in future if row is not None and row not in taken]
             chosen = self._rng.choice(candidates or [0], size=min(share, len(candidates) // 2), replace=False)

@@ -27,8 +27,7 @@ MIN_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class EvaluationData:
-    """Packed rows uint16 [n_rows, T+1] and the bytes of each token int32 [vocab], real and as counted
-formerly."""
+    """Packed rows uint16 [n_rows, T+1], and each token's bytes int32 [vocab], real and as of old."""
 
     rows: npt.NDArray[np.uint16]
     token_bytes: npt.NDArray[np.int32]

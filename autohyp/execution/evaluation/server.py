@@ -44,7 +44,8 @@ class EvaluationResult:
 
     `cause` of the last two: violation, closed, timeout, model_error, owner_gone. `tokens` were
     claimed in `seconds` since READY; `stalled_s` is how much of that went into answers that took
-    far longer than the usual ones. """
+    far longer than the usual ones.
+    """
 
     status: str
     val_bpb: float | None = None
@@ -68,7 +69,8 @@ def serve_evaluation(
 
     `on_started` is called with the `time.monotonic()` at which READY had arrived, before anything
     is sent. `rng` must be unknown to the training process. Never raises for what the training
-    process does. """
+    process does.
+    """
     session = _Session(channel, data, timeout_s, rng, on_started)
     try:
         result = session.run()

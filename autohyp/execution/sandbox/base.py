@@ -77,7 +77,11 @@ class SandboxSpec:
     """Descriptors (3 or higher) that the command inherits under the same numbers."""
     limits: Limits = field(default_factory=Limits)
     gpu_index: int | None = None
-    """N of the one /dev/nvidia<N> it may open; `None` for no GPU."""
+    """N of the one /dev/nvidia<N> it may open; `None` for no GPU.
+
+    Confined, CUDA finds one GPU and calls it 0, whatever N is: set CUDA_VISIBLE_DEVICES to "0" or
+    to the GPU's UUID. With "none" CUDA finds them all: set it to N or to the UUID.
+    """
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class SandboxExit:
     violation: str | None
     """A sentence about the limit that it broke, or about a sandbox that failed; else `None`."""
     peak_memory_mb: float
-    """Highest sampled anonymous and shared memory of the tree, 20 samples a second."""
+    """Highest sampled anonymous and shared memory of the tree, pages shared by forks counted once
+    (20 samples a second of a single process, one of a tree of several)."""
     peak_processes: int
     """Highest sampled number of processes and threads."""
 

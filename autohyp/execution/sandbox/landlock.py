@@ -2,16 +2,18 @@
 
 Works for root and ordinary users and inside unprivileged containers, from Linux 5.13 on. Files:
 Landlock rules. TCP and abstract sockets: Landlock where the ABI has them, and in any case a system
-call filter that leaves no socket but connected pairs (`seccomp.landlock_gaps`). Other processes:
-Landlock forbids tracing them and reading their memory, environment and files; signals are scoped
-from ABI 6 on, before that the filter lets the command signal only itself. Root loses every
-capability. The process tree is ended by the supervisor.
+call filter that leaves no way to connect a socket but pairs (`seccomp.landlock_gaps`). Other
+processes: Landlock forbids tracing them and reading their memory, environment and files; signals
+are scoped from ABI 6 on, before that the filter lets the command signal only itself. Root loses
+every capability. The process tree is ended by the supervisor.
 
 Not covered, unlike under bubblewrap:
 
 * That a path exists, its size and times: `stat` works everywhere the user may look.
 * Names, command lines and resource use of other processes: /proc is readable.
 * Changing the processor affinity of the user's other processes.
+* Unix sockets of the packet type can be bound to abstract names (CUDA does so when it starts); no
+  process can be reached through them unless it connects on its own.
 * A private /tmp and /dev/shm: there are none. Point TMPDIR at the scratch folder;
   `multiprocessing` locks and queues need /dev/shm and fail, unless it is listed as writable and
   thereby shared.

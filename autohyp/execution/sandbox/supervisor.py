@@ -25,6 +25,7 @@ from autohyp.execution.sandbox import kernel, plan, seccomp, tree
 __all__ = ["main"]
 
 _SAMPLE_INTERVAL_S = 0.05
+_EXACT_INTERVAL_S = 1.0
 _DISK_INTERVAL_S = 0.5
 _DISK_DUTY = 20
 """A slow walk through the scratch folder is repeated at most 1/20 of the time."""
@@ -209,7 +210,7 @@ class _Watch:
 
     def __init__(self, todo: plan.Plan) -> None:
         self._todo = todo
-        self._next_disk_s = 0.0
+        self._next_disk_s = self._next_exact_s = 0.0
         self.peak_memory_mb = 0.0
         self.peak_processes = 0
         self.violation: str | None = None
@@ -222,15 +223,24 @@ class _Watch:
     def _tree_violation(self) -> str | None:
         usage = tree.tree_usage(os.getpid())
         limit_mb, limit_tasks = self._todo.memory_mb, self._todo.processes
-        if limit_mb is not None and usage.memory_mb > limit_mb:
-            usage.memory_mb = tree.tree_usage(os.getpid(), exact=True).memory_mb
-        self.peak_memory_mb = max(self.peak_memory_mb, usage.memory_mb)
+        self._make_exact_if_it_matters(usage)
         self.peak_processes = max(self.peak_processes, usage.tasks)
         if limit_mb is not None and usage.memory_mb > limit_mb:
             return f"it used {usage.memory_mb:.0f} MB of memory; the limit is {limit_mb} MB"
         if limit_tasks is not None and usage.tasks > limit_tasks:
             return f"it ran {usage.tasks} processes and threads; the limit is {limit_tasks}"
         return None
+
+    def _make_exact_if_it_matters(self, usage: tree.TreeUsage) -> None:
+        """Count pages that forks share once, where that could change the peak or the verdict."""
+        limit_mb = self._todo.memory_mb
+        over = limit_mb is not None and usage.memory_mb > limit_mb
+        if usage.memory_mb > self.peak_memory_mb and usage.processes > 1:
+            if not over and time.monotonic() < self._next_exact_s:
+                return
+            usage.memory_mb = tree.tree_usage(os.getpid(), exact=True).memory_mb
+            self._next_exact_s = time.monotonic() + _EXACT_INTERVAL_S
+        self.peak_memory_mb = max(self.peak_memory_mb, usage.memory_mb)
 
     def _disk_violation(self) -> str | None:
         started_s = time.monotonic()

@@ -3,7 +3,7 @@
 Works from /proc for the descendants of one process, which must be a child sub-reaper so that nobody
 leaves the tree: an orphan becomes the sub-reaper's child wherever it has moved its session to.
 Sampling is approximate (processes come and go meanwhile); ending is exact, because it repeats until
-the kernel says that no child is left. Imported by the supervisor of every run, so it imports little.
+the kernel says that no child is left. Imported by the supervisor of every run: it imports little.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ _RETRY_MS = 5
 
 
 class TreeUsage:
-    """Memory (MB, anonymous and shared) and tasks (processes and threads) of a tree."""
+    """Memory (MB, anonymous and shared), processes, and tasks (threads too) of a tree."""
 
-    __slots__ = ("memory_mb", "tasks")
+    __slots__ = ("memory_mb", "processes", "tasks")
 
-    def __init__(self, memory_mb: float, tasks: int) -> None:
+    def __init__(self, memory_mb: float, processes: int, tasks: int) -> None:
         self.memory_mb = memory_mb
+        self.processes = processes
         self.tasks = tasks
 
 
@@ -58,9 +59,9 @@ def tree_usage(pid: int, exact: bool = False) -> TreeUsage:
     Pages that a fork shares count once for each process, unless `exact`, which costs the kernel a
     walk through the page tables.
     """
-    kilobytes = 0
-    tasks = 0
-    for child, _ in descendants(pid):
+    kilobytes = tasks = 0
+    found = descendants(pid)
+    for child, _ in found:
         try:
             status = _fields(f"/proc/{child}/status", (b"RssAnon", b"RssShmem", b"Threads"))
             tasks += status.get(b"Threads", 0)
@@ -68,7 +69,7 @@ def tree_usage(pid: int, exact: bool = False) -> TreeUsage:
             kilobytes += _proportional_kb(child, resident) if exact else resident
         except OSError:
             continue
-    return TreeUsage(kilobytes / 1024, tasks)
+    return TreeUsage(kilobytes / 1024, len(found), tasks)
 
 
 def _proportional_kb(pid: int, fallback: int) -> int:

@@ -2,8 +2,8 @@
 
 The system's programs and libraries, the interpreter that runs autohyp (a virtual environment and
 the installation it is based on), the /proc and /sys entries and device nodes that PyTorch and CUDA
-use. Nothing of /home, /root, /opt, /srv, /var or /run comes along unless the interpreter lives there,
-and then only its own folders. Packages that are installed in editable mode, through .pth
+use. Nothing of /home, /root, /opt, /srv, /var or /run comes along unless the interpreter lives
+there, and then only its own folders. Packages that are installed in editable mode, through .pth
 files or PYTHONPATH from elsewhere, are not among them.
 """
 

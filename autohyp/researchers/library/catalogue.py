@@ -107,6 +107,8 @@ def _layers(more: int, *, same_width: bool) -> Change:
 
     def change(constants: Constants) -> dict[str, ConstantValue]:
         depth, aspect = int(_number(constants, "DEPTH")), _number(constants, "ASPECT_RATIO")
+        if depth + more < 1:
+            return {}
         changed: dict[str, ConstantValue] = {"DEPTH": depth + more}
         if same_width:
             changed["ASPECT_RATIO"] = int(depth * aspect // (depth + more))

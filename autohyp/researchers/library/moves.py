@@ -181,7 +181,7 @@ def published_effects(situation: Situation) -> Iterator[Published]:
 
 
 def neighbours(situation: Situation) -> Iterator[Candidate]:
-    """One constant moved by half a step, a step or two, either way."""
+    """One constant moved by half a step or a step, either way; text by choice."""
     tried = _tried_moves(situation)
     for dimension in situation.space.dimensions:
         value = dimension.read(situation.constants)

@@ -43,6 +43,8 @@ SIMPLER_BONUS_NOISE = 0.25
 """What simpler code is worth, in noise deviations, times the probability that it loses nothing."""
 MARGIN_NOISE = 2.0
 """A gain counts from this many noise deviations on: smaller ones are hardly ever kept."""
+MAX_PENDING_KNOWN = 64
+"""So many pending hypotheses are taken into account; beyond that, only by what they touch."""
 LEAPS_PER_ROUND = 64
 LEAP_ROUNDS = 24
 
@@ -163,7 +165,7 @@ class _Round:
         """Add the best candidates to the chosen, one after another, each knowing those before it."""
         if not candidates or len(self._chosen) >= n:
             return
-        pending = list(self._pending())
+        pending = list(self._pending())[-MAX_PENDING_KNOWN:]
         points = [candidate.point for candidate in candidates] + [point for point, _ in pending]
         belief = self._model.differences(self._situation.point, points)
         sd_alone = belief.sd
@@ -177,13 +179,18 @@ class _Round:
             best = max(left, key=lambda index: (scores[index], candidates[index].key))
             left.discard(best)
             if self._add(candidates[best], float(belief.mean[best]), float(sd_alone[best]), float(scores[best])):
-                belief.know(best, self._noise)
+                if len(self._chosen) < MAX_PENDING_KNOWN:
+                    belief.know(best, self._noise)
                 rank *= _rank_factors(candidates, candidates[best].touches)
 
     def _scores(self, candidates: Sequence[Candidate], belief: Belief) -> Array:
-        """Expected improvement beyond the noise, as a share of val_bpb, and a little for simpler code."""
+        """Expected improvement beyond the noise, as a share of val_bpb, and a little for simpler code.
+
+        Times the root of its probability: far moves promise much improvement rarely, and a campaign has few runs.
+        """
         mean, sd = belief.mean[: len(candidates)], belief.sd[: len(candidates)]
-        scores = expected_improvement(mean, sd, MARGIN_NOISE * self._noise)
+        margin = MARGIN_NOISE * self._noise
+        scores = expected_improvement(mean, sd, margin) * np.sqrt(ndtr((-mean - margin) / sd))
         simplifies = np.array([candidate.simplifies for candidate in candidates])
         loses_nothing = ndtr((self._noise - mean) / sd)
         return np.asarray(scores + simplifies * SIMPLER_BONUS_NOISE * self._noise * loses_nothing)

@@ -103,7 +103,7 @@ class Dimension:
         went = self.coordinate(result) - self.coordinate(value)
         return result if abs(went) > 0.1 * abs(steps) and went * steps > 0 else None
 
-    def neighbours(self, value: Scalar, steps: Sequence[float] = (-1, 1, -0.5, 0.5, -2, 2)) -> list[Scalar]:
+    def neighbours(self, value: Scalar, steps: Sequence[float] = (-1, 1, -0.5, 0.5)) -> list[Scalar]:
         """The values to try next to `value`, nearest moves first."""
         if self.choices:
             here, far = self.coordinate(value), max(2.0, *map(abs, steps))

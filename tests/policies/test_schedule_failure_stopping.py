@@ -1,0 +1,221 @@
+"""Who runs next, what a lost run means, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from autohyp.config import DecisionConfig, LimitsConfig
+from autohyp.journal import CampaignState, Draft, Entry
+from autohyp.journal import events as ev
+from autohyp.policies.failure import LossAction, on_lost_run
+from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, queue_target
+from autohyp.policies.stopping import Allowance, allowance, campaign_hours
+from autohyp.records import Decision, Hardware, Verdict
+from autohyp.testing.fakes import (
+    InMemoryLedger,
+    baseline_hypothesis,
+    make_experiment,
+    make_hypothesis,
+    make_result,
+    make_run,
+)
+
+Send = Callable[..., CampaignState]
+
+
+@pytest.fixture
+def send() -> Send:
+    """Events into a campaign that has a baseline with three seeds; returns the state after them."""
+    ledger = InMemoryLedger()
+
+    def send(*events: ev.Event) -> CampaignState:
+        for event in events:
+            ledger.append([Draft(f"k{ledger.num_appends}", event)])
+        return ledger.state()
+
+    send(
+        ev.CampaignCreated(
+            tag="t", objective="", config={}, target_sha256={}, data_sha256="", created_at="2026"
+        ),
+        ev.HypothesisProposed(hypothesis=baseline_hypothesis()),
+        ev.ExperimentCreated(experiment=make_experiment(1, seeds=(42, 43, 44))),
+    )
+    return send
+
+
+def experiment(ordinal: int, seeds: tuple[int, ...] = (42,)) -> tuple[ev.Event, ev.Event]:
+    hypothesis = make_hypothesis(f"hyp-{ordinal}")
+    return (
+        ev.HypothesisProposed(hypothesis=hypothesis),
+        ev.ExperimentCreated(experiment=make_experiment(ordinal, hypothesis, seeds)),
+    )
+
+
+def ran(ordinal: int, seed: int, val_bpb: float = 1.8, total_s: float = 36.0) -> tuple[ev.Event, ev.Event]:
+    run = make_run(f"exp-{ordinal:04d}", seed)
+    return ev.RunStarted(run=run), ev.RunFinished(result=make_result(run, val_bpb, total_s=total_s))
+
+
+def decided(ordinal: int, verdict: Verdict, next_seeds: tuple[int, ...] = ()) -> ev.DecisionMade:
+    return ev.DecisionMade(
+        decision=Decision(
+            experiment_id=f"exp-{ordinal:04d}", verdict=verdict, reason="r", next_seeds=next_seeds
+        )
+    )
+
+
+# Schedule ------------------------------------------------------------------------------------
+
+
+def test_the_baseline_comes_first_seed_by_seed(send: Send) -> None:
+    state = send(*experiment(2))
+    assert next_run(state) == NextRun("exp-0001", 42, 1)
+    assert next_run(state, frozenset({("exp-0001", 42)})) == NextRun("exp-0001", 43, 1)
+    state = send(*ran(1, 42), ev.RunStarted(run=make_run("exp-0001", 43)))
+    assert next_run(state) == NextRun("exp-0001", 44, 1)
+
+
+def test_then_the_champion_then_replicates_then_what_was_not_begun(send: Send) -> None:
+    state = send(
+        *ran(1, 42), *ran(1, 43), *ran(1, 44), decided(1, Verdict.KEEP),
+        *experiment(2),
+        *experiment(3), *ran(3, 42), decided(3, Verdict.REPLICATE, (43,)),
+        *experiment(4), *ran(4, 42, 1.5), decided(4, Verdict.KEEP),
+        ev.RunsRequested(experiment_id="exp-0004", seeds=(43,), reason="lucky?"),
+    )  # fmt: skip
+    order = []
+    while (chosen := next_run(state)) is not None:
+        order.append((chosen.experiment_id, chosen.seed))
+        state = send(ev.RunStarted(run=make_run(*order[-1])))
+    assert order == [("exp-0004", 43), ("exp-0003", 43), ("exp-0002", 42)]
+
+
+def test_of_equals_the_older_one_goes_first(send: Send) -> None:
+    state = send(
+        *ran(1, 42), *ran(1, 43), *ran(1, 44), decided(1, Verdict.KEEP), *experiment(2), *experiment(3)
+    )
+    assert next_run(state) == NextRun("exp-0002", 42, 1)
+
+
+def test_a_lost_run_is_next_again_as_another_attempt(send: Send) -> None:
+    run = make_run("exp-0001", 42)
+    state = send(ev.RunStarted(run=run), ev.RunLost(run_id=run.run_id, reason="gone"))
+    assert next_run(state) == NextRun("exp-0001", 42, 2)
+
+
+def test_nothing_waits_when_all_runs_are_out(send: Send) -> None:
+    state = send(*(ev.RunStarted(run=make_run("exp-0001", seed)) for seed in (42, 43, 44)))
+    assert next_run(state) is None
+
+
+@pytest.mark.parametrize(("champion_runs", "expected"), [(1, ()), (2, (43,)), (4, (43, 44, 45))])
+def test_a_champion_with_few_runs_gets_more(
+    send: Send, champion_runs: int, expected: tuple[int, ...]
+) -> None:
+    policy = DecisionConfig(champion_runs=champion_runs)
+    assert champion_runs_wanted(send(), policy, 42) == ()
+    state = send(
+        *ran(1, 42), *ran(1, 43), *ran(1, 44), decided(1, Verdict.KEEP),
+        *experiment(2), *ran(2, 42), decided(2, Verdict.KEEP),
+    )  # fmt: skip
+    assert champion_runs_wanted(state, policy, 42) == expected
+    if expected:
+        state = send(ev.RunsRequested(experiment_id="exp-0002", seeds=expected, reason=""))
+        assert champion_runs_wanted(state, policy, 42) == (), "asked for once"
+
+
+def test_one_hypothesis_a_worker_is_kept_ahead() -> None:
+    assert [queue_target(n) for n in (1, 8)] == [2, 9]
+
+
+# Failure -------------------------------------------------------------------------------------
+
+
+def test_a_lost_run_is_requeued_once_and_then_a_crash_but_stops_never_count(send: Send) -> None:
+    def lose(attempt: int, *, at_fault: bool) -> CampaignState:
+        run = make_run("exp-0001", 42, attempt)
+        return send(ev.RunStarted(run=run), ev.RunLost(run_id=run.run_id, reason="gone", at_fault=at_fault))
+
+    entry = lose(1, at_fault=False).experiments["exp-0001"]
+    assert on_lost_run(entry, 42, at_fault=True) is LossAction.REQUEUE
+    entry = lose(2, at_fault=True).experiments["exp-0001"]
+    assert on_lost_run(entry, 42, at_fault=True) is LossAction.CRASH
+    assert on_lost_run(entry, 42, at_fault=False) is LossAction.REQUEUE
+    assert on_lost_run(entry, 43, at_fault=True) is LossAction.REQUEUE, "faults count by seed"
+
+
+# Stopping ------------------------------------------------------------------------------------
+
+
+def session(session_id: str = "s") -> ev.SessionStarted:
+    return ev.SessionStarted(
+        session_id=session_id,
+        host="h",
+        hardware=Hardware(cpus=1, memory_gb=1),
+        sandbox="none",
+        versions={},
+    )
+
+
+def ask(
+    state: CampaignState, elapsed_s: float = 0.0, expected_run_s: float = 36.0, **limits: float
+) -> Allowance:
+    return allowance(state, LimitsConfig.model_validate(limits), elapsed_s, expected_run_s)
+
+
+def test_without_limits_everything_goes(send: Send) -> None:
+    assert ask(send(), elapsed_s=1e9) == Allowance(True, True, "", False)
+
+
+def test_max_experiments_counts_begun_ones_and_lets_runs_go_on(send: Send) -> None:
+    assert ask(send(), max_experiments=2).may_begin
+    allowed = ask(send(*experiment(2)), max_experiments=2)
+    assert allowed == Allowance(True, False, "the limit of 2 experiments is reached", True)
+
+
+def test_max_runs_counts_what_is_in_flight_but_not_what_was_lost(send: Send) -> None:
+    state = send(*ran(1, 42))
+    assert ask(state, max_runs=2).may_run
+    run = make_run("exp-0001", 43)
+    state = send(ev.RunStarted(run=run))
+    assert ask(state, max_runs=2) == Allowance(False, False, "the limit of 2 runs is reached", True)
+    state = send(ev.RunLost(run_id=run.run_id, reason="gone"))
+    assert ask(state, max_runs=2).may_run
+
+
+def test_worker_hours_include_what_runs_now(send: Send) -> None:
+    state = send(*ran(1, 42, total_s=1800.0))
+    hour = {"max_gpu_hours": 1.0, "expected_run_s": 900.0}
+    assert ask(state, **hour).may_run
+    state = send(ev.RunStarted(run=make_run("exp-0001", 43)))
+    assert ask(state, **hour).may_run, "1800 + 900 + 900 s fit exactly"
+    state = send(ev.RunStarted(run=make_run("exp-0001", 44)))
+    assert ask(state, **hour) == Allowance(False, False, "the limit of 1 worker hours is reached", True)
+
+
+def test_session_minutes_let_no_run_start_that_would_not_end_in_time(send: Send) -> None:
+    assert ask(send(), elapsed_s=84.0, session_minutes=2).may_run
+    allowed = ask(send(), elapsed_s=84.1, session_minutes=2)
+    assert (allowed.may_run, allowed.may_begin, allowed.ends_campaign) == (False, False, False)
+    assert allowed.reason == "the 2 minutes of this session are up"
+
+
+def test_hours_are_those_of_all_sessions_without_the_time_between() -> None:
+    state = CampaignState()
+    moments = [
+        ("08:00:00", ev.CampaignCreated(
+            tag="t", objective="", config={}, target_sha256={}, data_sha256="", created_at="2026")),
+        ("09:00:00", session("a")),
+        ("09:30:00", ev.NoteWritten(author="a", text="")),
+        ("20:00:00", session("b")),
+        ("20:45:00", ev.NoteWritten(author="a", text="")),
+    ]  # fmt: skip
+    for seq, (clock, event) in enumerate(moments, start=1):
+        state.apply(Entry(seq, f"2026-01-01T{clock}.000Z", str(seq), event, ""))
+    assert campaign_hours(state) == pytest.approx(1.25)
+    assert ask(state, max_hours=1.26, expected_run_s=36.0).may_run
+    assert ask(state, max_hours=1.25, expected_run_s=36.0) == Allowance(
+        False, False, "the limit of 1.25 hours is reached", True
+    )
