@@ -107,7 +107,7 @@ class Profile:
 
 PROFILES = {
     "gpu": Profile(2048, 300.0, 40 * 524_288, 8192, "climbmix"),
-    "cpu": Profile(256, 30.0, 64 * 256, 2048, "pystdlib"),
+    "cpu": Profile(256, 30.0, 128 * 256, 2048, "pystdlib"),
 }
 EXIT_BAD_DATA, EXIT_INTERRUPTED = 3, 130
 SPLITS = ("train", "val", "holdout")
@@ -1539,7 +1539,7 @@ def evaluate_bpb(model: torch.nn.Module, device_batch_size: int) -> float:
 
 
 class ModelAnswers:
-    """Batches rows of tokens through a model; short batches are padded, so shapes never vary."""
+    """Batches rows of tokens through a model; on a GPU short batches are padded, so shapes never vary."""
 
     def __init__(self, model: torch.nn.Module, device_batch_size: int) -> None:
         self._model = model
@@ -1557,13 +1557,14 @@ class ModelAnswers:
         return str(min(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
 
     def _batches(self, rows: Tokens) -> Iterator[tuple[torch.Tensor, int]]:
-        """Yield (int64 [device_batch_size, row_len] on the device, rows that count)."""
+        """Yield (int64 [n, row_len] on the device, rows that count); on a GPU n never varies."""
         import torch
 
         size = self.device_batch_size
         for first in range(0, len(rows), size):
             count = min(size, len(rows) - first)
-            batch = np.zeros((size, rows.shape[1]), np.int32)
+            # A compiled graph wants one shape; on a CPU rows that do not count would cost as much as the others.
+            batch = np.zeros((count if self.device.type == "cpu" else size, rows.shape[1]), np.int32)
             batch[:count] = rows[first : first + count]
             yield torch.from_numpy(batch).to(self.device).long(), count
 

@@ -1,8 +1,8 @@
 """Rules that the constants of train.py must obey, told without running it.
 
-A rule is checked when all the constants it speaks of are there, so a target with other constants passes; each
-broken rule is one sentence. Researchers use the rules to propose only what can run, preflight to refuse what cannot.
-Not covered: memory, and anything that depends on code.
+A rule is checked when all the constants it speaks of are there, so a target with other constants passes;
+each broken rule is one sentence. Researchers use the rules to propose only what can run, preflight to
+refuse what cannot. Not covered: memory, and anything that depends on code.
 """
 
 from __future__ import annotations

@@ -106,11 +106,12 @@ def _literal(node: ast.expr) -> ConstantValue | None:
     return tuple(item for item in items if item is not None) if None not in items else None
 
 
-def _constant_nodes(tree: ast.Module) -> dict[str, ast.expr]:
+@lru_cache(maxsize=16)
+def _constant_nodes(source: str) -> dict[str, ast.expr]:
     """The value node of every constant: assigned once at the top level, name in capitals, plain literal."""
     nodes: dict[str, ast.expr] = {}
     repeated: set[str] = set()
-    for statement in tree.body:
+    for statement in parse_source(source).body:
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, value = statement.targets[0], statement.value
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
@@ -124,19 +125,10 @@ def _constant_nodes(tree: ast.Module) -> dict[str, ast.expr]:
     return {name: node for name, node in nodes.items() if name not in repeated and _literal(node) is not None}
 
 
-@lru_cache(maxsize=64)
-def _read_constants(source: str) -> dict[str, ConstantValue]:
-    constants = {}
-    for name, node in _constant_nodes(parse_source(source)).items():
-        value = _literal(node)
-        if value is not None:
-            constants[name] = value
-    return constants
-
-
 def read_constants(source: str) -> dict[str, ConstantValue]:
     """The constants of `source` by name, in the order of the file. Raises EditError if it does not parse."""
-    return dict(_read_constants(source))
+    values = {name: _literal(node) for name, node in _constant_nodes(source).items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _same_sort(name: str, old: ConstantValue, new: ConstantValue) -> None:
@@ -187,7 +179,7 @@ def _line_starts(data: bytes) -> list[int]:
 
 
 def _replacement(rest_of_line: bytes, old: bytes, new: bytes) -> tuple[bytes, int]:
-    """What stands for `old`, and how many bytes of padding after it go, so that a comment keeps its column."""
+    """What stands for `old`, and how many bytes of padding to drop: a comment keeps its column."""
     gap = re.match(rb"( +)#", rest_of_line)
     if gap is None or b"\n" in old:
         return new, 0
@@ -199,10 +191,10 @@ def set_constants(source: str, overrides: Mapping[str, ConstantValue]) -> str:
     """`source` with new values for some constants; all else, comments and layout included, stays.
 
     Numbers keep their spelling where that is possible (`2**19` becomes `2**18`, a float stays a float).
-    Raises EditError for a name that is no constant of the source (close ones are named), for a value of another
-    sort, and when `source` does not parse.
+    Raises EditError for a name that is no constant of the source (close ones are named), for a value of
+    another sort, and when `source` does not parse.
     """
-    nodes = _constant_nodes(parse_source(source))
+    nodes = _constant_nodes(source)
     data = source.encode()
     starts = _line_starts(data)
     replacements: list[tuple[int, int, bytes]] = []
@@ -244,7 +236,7 @@ def _split_lines(text: str) -> list[str]:
     """Lines with their ends; only \\n ends a line, as in diffs."""
     lines = text.split("\n")
     ended = [line + "\n" for line in lines[:-1]]
-    return ended + [lines[-1]] if lines[-1] else ended
+    return [*ended, lines[-1]] if lines[-1] else ended
 
 
 def unified_diff(old: str, new: str) -> str:
@@ -330,8 +322,8 @@ def _place(hunk: Hunk, lines: list[str], expected: int, earliest: int) -> int:
 def apply_patch(source: str, patch: str) -> str:
     """`source` with a unified diff of train.py applied, strictly.
 
-    Every old line must be there as it is; a hunk that is not where its header says may stand elsewhere if that
-    is the only place. Raises EditError that names the hunk, and for a patch of any other file.
+    Every old line must be there as it is; a hunk that is not where its header says may stand elsewhere if
+    that is the only place. Raises EditError that names the hunk, and for a patch of any other file.
     """
     ended = source.endswith("\n") or not source
     lines = _split_lines(source if ended else source + "\n")
@@ -440,7 +432,9 @@ def _docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def line_count(source: str) -> int:
-    """Lines that hold code: blank lines, comments and docstrings are free. Raises EditError as `parse_source`."""
+    """Lines that hold code: blank lines, comments and docstrings are free. Raises EditError as
+    `parse_source`.
+    """
     skipped = {
         tokenize.COMMENT,
         tokenize.NL,

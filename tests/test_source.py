@@ -67,7 +67,14 @@ def test_reads_the_template() -> None:
 def test_only_the_literal_changes() -> None:
     changed = set_constants(
         SOURCE,
-        {"BATCH": 2**18, "LR": 0.05, "BETAS": (0.85, 0.95), "BASE": 200_000, "PATTERN": "SSSSL", "NEGATIVE": 2},
+        {
+            "BATCH": 2**18,
+            "LR": 0.05,
+            "BETAS": (0.85, 0.95),
+            "BASE": 200_000,
+            "PATTERN": "SSSSL",
+            "NEGATIVE": 2,
+        },
     )
     expected = (
         SOURCE.replace("2**19 ", "2**18 ")
@@ -145,7 +152,9 @@ def test_git_reads_our_diffs(tmp_path: Path) -> None:
     new = set_constants(TRAIN, {"MATRIX_LR": 0.05, "DEPTH": 9})
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
     patch = unified_diff(TRAIN, new)
-    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=patch, text=True, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "apply", "-"], cwd=tmp_path, input=patch, text=True, check=True, capture_output=True
+    )
     assert (tmp_path / "train.py").read_text(encoding="utf-8") == new
 
 
@@ -165,8 +174,8 @@ def test_a_hunk_that_fits_twice_is_refused() -> None:
     ("patch", "message"),
     [
         ("@@ -1,1 +1,1 @@\n-nope\n+x\n", "hunk 1 does not match.*nope"),
-        ("@@ -1,3 +1,3 @@\n \"\"\"Docstring.\"\"\"\n", "hunk 1"),
-        ("@@ -1,1 +1,1 @@\n-\"\"\"Docstring.\"\"\"\n+x\n+y\n", "hunk 1 has more lines"),
+        ('@@ -1,3 +1,3 @@\n """Docstring."""\n', "hunk 1"),
+        ('@@ -1,1 +1,1 @@\n-"""Docstring."""\n+x\n+y\n', "hunk 1 has more lines"),
         ("@@ -0,0 +1,1 @@\n+x\n", "no context"),
         ("--- a/prepare.py\n+++ b/prepare.py\n@@ -1 +1 @@\n-a\n+b\n", "touches a/prepare.py"),
         ("--- a/train.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n", "only train.py"),

@@ -133,7 +133,7 @@ class Worker:
             profile=config.profile,
             sandbox=self._sandbox,
             limits=Limits(
-                memory_mb=config.sandbox.memory_mb or 0,
+                memory_mb=config.sandbox.memory_mb,
                 processes=config.sandbox.processes,
                 open_files=config.sandbox.open_files,
                 file_size_mb=config.sandbox.scratch_mb,

@@ -79,12 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = app(
             None if arguments is None else list(arguments), prog_name="autohyp", standalone_mode=False
         )
+        sys.stdout.flush()
     except AutohypError as error:
         return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _closed_pipe()
+    except SystemExit as stop:
+        # typer's way of ending when the reader of our output went away
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _closed_pipe()
+        raise
     except Exception as error:
         return _unexpected(error)
     return outcome if isinstance(outcome, int) else 0

@@ -1,11 +1,12 @@
 """Whether a proposed train.py is worth a run: everything that can be told in milliseconds, without torch.
 
-Checked: size, syntax, imports, that it is another program than its parent and than every one tried before, that
-its constants fit together, and that the seed, the clock, the data and the measurement still come from prepare.
-Each refusal is a sentence a person understands.
+Checked: size, syntax, imports, that it is another program than its parent and than every one tried before,
+that its constants fit together, and that the seed, the clock, the data and the measurement still come from
+prepare. Each refusal is a sentence a person understands.
 
-This saves GPU time and catches honest mistakes. It is not what makes a result trustworthy: a script that hides its
-intent gets past any reading of its text, and is held by the sandbox, the launcher's clock and the evaluator.
+This saves GPU time and catches honest mistakes. It is not what makes a result trustworthy: a script that
+hides its intent gets past any reading of its text, and is held by the sandbox, the launcher's clock and the
+evaluator.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ["ALLOWED_IMPORTS", "PREPARED_NAMES", "PreflightLimits", "PreflightRep
 ALLOWED_IMPORTS = frozenset(
     {
         "__future__", "abc", "argparse", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
-        "functools", "gc", "heapq", "itertools", "json", "math", "operator", "os", "random", "statistics", "string",
-        "sys", "time", "types", "typing", "warnings",
+        "functools", "gc", "heapq", "itertools", "json", "math", "operator", "os", "random", "statistics",
+        "string", "sys", "time", "types", "typing", "warnings",
         "einops", "flash_attn", "flash_attn_interface", "kernels", "numpy", "prepare", "torch", "triton",
     }
 )  # fmt: skip
@@ -76,8 +77,9 @@ def check(
 ) -> PreflightReport:
     """Check a proposed train.py against its parent and what was tried before.
 
-    `parent_source` is None for the baseline, which may be what it is. `known_fingerprints` may map a fingerprint to
-    the experiment that had it, which is then named. Never raises on a bad source: that is a problem reported.
+    `parent_source` is None for the baseline, which may be what it is. `known_fingerprints` may map a
+    fingerprint to the experiment that had it, which is then named. Never raises on a bad source: that is a
+    problem reported.
     """
     limits = limits or PreflightLimits()
     size = len(source.encode("utf-8", "surrogatepass"))
@@ -142,11 +144,7 @@ def _import_problems(tree: ast.Module, allowed: frozenset[str]) -> Iterator[str]
         if not root:
             yield f"line {line} imports {module} relatively; train.py is one file"
         elif root not in allowed:
-            yield f"line {line} imports {module}; a train.py may import {', '.join(sorted(_notable(allowed)))} and the like"
-
-
-def _notable(allowed: frozenset[str]) -> frozenset[str]:
-    return allowed & {"math", "numpy", "prepare", "torch", "triton"}
+            yield f"line {line} imports {module}; a train.py may import torch, numpy, prepare and the like"
 
 
 def _call_problems(tree: ast.Module) -> Iterator[str]:
@@ -154,7 +152,7 @@ def _call_problems(tree: ast.Module) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Name) and node.func.id in REFUSED_CALLS:
-            yield f"line {node.lineno} calls {node.func.id}(): code that cannot be read before it runs is refused"
+            yield f"line {node.lineno} calls {node.func.id}(): code must be readable before it runs"
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and _mentions_prepare(node.args[:1]):
             yield f"line {node.lineno} changes prepare, which stays as it is"
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
@@ -163,7 +161,9 @@ def _call_problems(tree: ast.Module) -> Iterator[str]:
 
 
 def _mentions_prepare(nodes: list[ast.expr]) -> bool:
-    return any(isinstance(part, ast.Name) and part.id == "prepare" for node in nodes for part in ast.walk(node))
+    return any(
+        isinstance(part, ast.Name) and part.id == "prepare" for node in nodes for part in ast.walk(node)
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -174,7 +174,11 @@ def _uses_of_prepare(tree: ast.Module) -> set[str]:
     """Names of prepare that the source reads, as `prepare.name` or by `from prepare import name`."""
     used: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "prepare":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "prepare"
+        ):
             used.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and node.module == "prepare":
             used.update(alias.name for alias in node.names)
@@ -209,7 +213,7 @@ def _prepare_problems(tree: ast.Module, parent: ast.Module | None) -> Iterator[s
     used = _uses_of_prepare(tree)
     expected = _uses_of_prepare(parent) if parent else {"evaluate_bpb"}
     for name in sorted(expected - used):
-        yield f"prepare.{name} is no longer used; the seed, clock, data and measurement must come from prepare"
+        yield f"prepare.{name} is no longer used; seed, clock, data and measurement come from prepare"
     if not _calls(tree, "evaluate_bpb"):
         yield "evaluate_bpb is never called, so there would be no result"
 

@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -91,8 +92,10 @@ class Workspace:
 
     def __init__(self, repository: Path) -> None:
         try:
-            # GitDB reads objects itself; the default keeps a `git cat-file` process alive.
-            self._repo = git.Repo(repository, odbt=GitDB)
+            # GitDB reads objects itself; the default keeps a `git cat-file` process alive. GitPython has
+            # deprecated it for repositories that strangers write to: nobody but this class writes here.
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                self._repo = git.Repo(repository, odbt=GitDB)
         except (git.InvalidGitRepositoryError, git.NoSuchPathError):
             raise WorkspaceError(
                 f"{repository}: no git repository there; the campaign's folder is incomplete"

@@ -1,8 +1,9 @@
 """What a researcher is: something that reads the brief and proposes hypotheses.
 
-A researcher sees the past only through `Brief`, which is replayed from the journal. Given the same brief it gives the
-same proposals (ids, edits, order), in any process: what it draws at random is seeded from the brief. It keeps
-nothing that it could not rebuild from `brief.history`, so a restart of the observer changes nothing.
+A researcher sees the past only through `Brief`, which is replayed from the journal. Given the same brief it
+gives the same proposals (ids, edits, order), in any process: what it draws at random is seeded from the
+brief. It keeps nothing that it could not rebuild from `brief.history`, so a restart of the observer changes
+nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Researcher(Protocol):
     def propose(self, brief: Brief, n: int) -> list[Hypothesis]:
         """At most `n` hypotheses, best first, each an edit that applies to `brief.champion_source`.
 
-        None repeats a program that was tried, is queued or is proposed beside it. An empty list means that the
-        researcher has nothing to say now.
+        None repeats a program that was tried, is queued or is proposed beside it. An empty list means that
+        the researcher has nothing to say now.
         """
         ...
 

@@ -1,7 +1,7 @@
 """A campaign without Ray, git, GPU, threads or waiting: what tests of the roles are built from.
 
 The ledger is the real state fold without a disk, the workspace keeps sources in a dictionary, the fleet's
-orders end when the test says so, with the result that a scripted objective gives for the constants and the seed.
+orders end when the test says so, with the result that a scripted objective gives for constants and seed.
 `SimulatedCampaign` puts them together. All is deterministic, the noise too.
 Not covered: time, and several threads.
 """
@@ -291,7 +291,8 @@ class ScriptedObjective:
         for item in constants.items():
             if item in self.failures:
                 status = self.failures[item]
-                return make_result(run, status=status, reason=f"{item[0]}={item[1]!r} ended {status.value}")
+                reason = f"{item[0]}={item[1]!r} ended {status.value}"
+                return make_result(run, status=status, reason=reason, total_s=2.0)
         draw = random.Random(f"{sorted(constants.items(), key=str)} {run.seed}").gauss(0, self.noise_sd_bpb)
         effect = sum(self.effects.get(item, 0.0) for item in constants.items())
         return make_result(run, self.base_bpb + effect + draw)

@@ -2,12 +2,11 @@
 
 Each check takes a fresh researcher and a train.py and plays a short part of a campaign. Use it from a test:
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_contract(check):
-        check.run(LibraryResearcher, Target(source=..., profile="cpu"))
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name) def test_contract(check):
+    check.run(LibraryResearcher, Target(source=..., profile="cpu"))
 
-A check that is broken raises ContractError with a sentence. Researchers that may say nothing (a model that was refused,
-say) are held to all checks but `never_runs_dry`.
+A check that is broken raises ContractError with a sentence. Researchers that may say nothing (a model that
+was refused, say) are held to all checks but `never_runs_dry`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,9 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Target:
-    """A train.py to propose for, with its profile; `deaf_source` is one that most structural edits do not fit."""
+    """A train.py to propose for, with its profile; `deaf_source` is one that most structural edits do not
+    fit.
+    """
 
     source: str
     profile: str = "gpu"
@@ -92,7 +93,12 @@ class PaperCampaign:
     def __post_init__(self) -> None:
         self.champion_source = self.target.source
         baseline = Hypothesis(
-            hypothesis_id="baseline", title="baseline", rationale="", edit=None, kind=BASELINE_KIND, researcher="x"
+            hypothesis_id="baseline",
+            title="baseline",
+            rationale="",
+            edit=None,
+            kind=BASELINE_KIND,
+            researcher="x",
         )
         self.champion = past_experiment(1, baseline, self.champion_source, None, 0.0)
         self.history.append(self.champion)
@@ -150,7 +156,10 @@ def _respects_n(make: MakeResearcher, target: Target) -> None:
 def _speaks_for_itself(make: MakeResearcher, target: Target) -> None:
     researcher = make()
     for hypothesis in researcher.propose(PaperCampaign(target).brief(), 5):
-        _require(hypothesis.researcher == researcher.name, f"{hypothesis.hypothesis_id} is not signed by {researcher.name}")
+        _require(
+            hypothesis.researcher == researcher.name,
+            f"{hypothesis.hypothesis_id} is not signed by {researcher.name}",
+        )
         for part in ("hypothesis_id", "title", "rationale", "kind"):
             _require(bool(getattr(hypothesis, part).strip()), f"{hypothesis.hypothesis_id} has no {part}")
         _require(hypothesis.kind != BASELINE_KIND, "only the observer proposes a baseline")
@@ -206,7 +215,9 @@ def _survives_failures(make: MakeResearcher, target: Target) -> None:
     """Crashed, invalid and running experiments, and one whose parent is unknown."""
     campaign, researcher = PaperCampaign(target), make()
     hypotheses = researcher.propose(campaign.brief(), 4)
-    for verdict, hypothesis in zip((Verdict.CRASH, Verdict.INVALID, None, Verdict.CRASH), hypotheses, strict=False):
+    for verdict, hypothesis in zip(
+        (Verdict.CRASH, Verdict.INVALID, None, Verdict.CRASH), hypotheses, strict=False
+    ):
         experiment = campaign.run(hypothesis)
         orphan = "exp-9999-gone" if verdict is Verdict.INVALID else experiment.parent_experiment_id
         campaign.history[-1] = experiment.model_copy(
@@ -227,7 +238,9 @@ def _survives_a_deaf_champion(make: MakeResearcher, target: Target) -> None:
 def _survives_others(make: MakeResearcher, target: Target) -> None:
     """Hypotheses of other researchers in the history and the queue."""
     campaign = PaperCampaign(target)
-    name, value = next((n, v) for n, v in read_constants(target.source).items() if isinstance(v, float) and v > 0)
+    name, value = next(
+        (n, v) for n, v in read_constants(target.source).items() if isinstance(v, float) and v > 0
+    )
     foreign = Hypothesis(
         hypothesis_id="h-1", title="by hand", rationale="a hunch", edit=ConstantsEdit(overrides={name: value * 1.7}),
         kind="hunch", researcher="external",
@@ -246,7 +259,9 @@ def _never_runs_dry(make: MakeResearcher, target: Target) -> None:
             past_experiment(len(campaign.history) + 1, hypothesis,
                             apply_edit(campaign.champion_source, hypothesis.edit), campaign.champion, -NOISE_BPB)
         )  # fmt: skip
-    _require(bool(researcher.propose(campaign.brief(), 1)), f"after {len(many)} experiments it had no idea left")
+    _require(
+        bool(researcher.propose(campaign.brief(), 1)), f"after {len(many)} experiments it had no idea left"
+    )
 
 
 def _follows_the_champion(make: MakeResearcher, target: Target) -> None:

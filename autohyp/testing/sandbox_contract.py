@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,22 @@ def _readable(descriptor: int) -> bool:
     return bool(poller.poll(_DEADLINE_S * 1000))
 
 
-@contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    try:
-        yield reader, writer
-    finally:
-        for descriptor in (reader, writer):
-            with suppress(OSError):  # the check may have closed it itself
-                os.close(descriptor)
+class _Pipe:
+    """A pipe whose writing end a check hands over to the sandboxed command."""
+
+    def __enter__(self) -> tuple[int, _Pipe]:
+        self.reader, self.writer = os.pipe()
+        self._writer_is_open = True
+        return self.reader, self
+
+    def close_writer(self) -> None:
+        if self._writer_is_open:
+            self._writer_is_open = False
+            os.close(self.writer)
+
+    def __exit__(self, *_: object) -> None:
+        self.close_writer()
+        os.close(self.reader)
 
 
 @contextmanager
@@ -251,19 +258,19 @@ def _environment_is_exact(bench: _Bench) -> None:
 def _only_listed_descriptors_are_inherited(bench: _Bench) -> None:
     leaked = os.open(bench.outside / "secret", os.O_RDONLY)
     os.set_inheritable(leaked, True)
-    with _pipe() as (reader, writer):
+    with _Pipe() as (reader, pipe):
         try:
             lines, _ = bench.run(
                 "os.write(int(sys.argv[4]), b'through')\n"
                 "print(*(number for number in range(200) if os.path.exists(f'/dev/fd/{number}')))\n"
                 "print(os.readlink('/proc/self/fd/0'))",
-                writer,
-                pass_fds=(writer,),
+                pipe.writer,
+                pass_fds=(pipe.writer,),
             )
             assert os.read(reader, 16) == b"through"
         finally:
             os.close(leaked)
-        assert [int(word) for word in lines[0].split()] == sorted({0, 1, 2, writer}), lines
+        assert [int(word) for word in lines[0].split()] == sorted({0, 1, 2, pipe.writer}), lines
     assert lines[1] == "/dev/null"
 
 
@@ -629,10 +636,10 @@ child = spawn(daemon)
 
 @_check
 def _daemons_end_with_the_command(bench: _Bench) -> None:
-    with _pipe() as (reader, writer):
+    with _Pipe() as (reader, pipe):
         code = _DAEMON + "os.waitpid(child, 0); open(scratch + '/done', 'w').close()"
-        with bench.start(code, writer, pass_fds=(writer,)) as command:
-            os.close(writer)
+        with bench.start(code, pipe.writer, pass_fds=(pipe.writer,)) as command:
+            pipe.close_writer()
             _, outcome = command.end()
             assert outcome.returncode == 0
             os.set_blocking(reader, False)
@@ -642,10 +649,10 @@ def _daemons_end_with_the_command(bench: _Bench) -> None:
 
 @_check
 def _kill_ends_the_tree(bench: _Bench) -> None:
-    with _pipe() as (reader, writer):
+    with _Pipe() as (reader, pipe):
         code = _DAEMON + "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
-        with bench.start(code, writer, pass_fds=(writer,)) as command:
-            os.close(writer)
+        with bench.start(code, pipe.writer, pass_fds=(pipe.writer,)) as command:
+            pipe.close_writer()
             assert _readable(reader), "the daemon did not start"
             assert command.process.poll() is None
             assert not select.select([command.process], [], [], 0)[0]
@@ -675,13 +682,19 @@ with bench.start(_DAEMON + "signal.pause()", writer, pass_fds=(writer,)) as comm
 def _nothing_outlives_the_launcher(bench: _Bench) -> None:
     folder = bench.scratch.parent / "launcher"
     folder.mkdir()
-    with _pipe() as (reader, writer), _pipe() as (stop, _):
-        words = (bench.sandbox.name, str(folder), str(writer), str(stop), os.pathsep.join(sys.path))
+    with _Pipe() as (reader, pipe), _Pipe() as (stop, _):
+        words = (
+            bench.sandbox.name,
+            str(folder),
+            str(pipe.writer),
+            str(stop),
+            os.pathsep.join(sys.path),
+        )
         launcher = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCHER, *words], pass_fds=(writer, stop), cwd=folder
+            [sys.executable, "-c", _LAUNCHER, *words], pass_fds=(pipe.writer, stop), cwd=folder
         )
         with launcher:
-            os.close(writer)
+            pipe.close_writer()
             try:
                 assert _readable(reader), "the daemon did not start"
                 assert os.read(reader, 64) == b"daemon\n"
@@ -749,7 +762,7 @@ def _processes_are_limited(bench: _Bench) -> None:
 @_check
 def _a_fork_bomb_is_ended(bench: _Bench) -> None:
     # Bounded in depth, so that a failure of this check does not take the machine with it.
-    with _pipe() as (reader, writer):
+    with _Pipe() as (reader, pipe):
         code = """
 def multiply(depth):
     for _ in range(2 if depth else 0):
@@ -758,8 +771,8 @@ def multiply(depth):
 multiply(7)
 """
         limits = Limits(processes=30)
-        with bench.start(code, writer, pass_fds=(writer,), limits=limits) as command:
-            os.close(writer)
+        with bench.start(code, pipe.writer, pass_fds=(pipe.writer,), limits=limits) as command:
+            pipe.close_writer()
             _, outcome = command.end()
         assert outcome.violation is not None
         os.set_blocking(reader, False)

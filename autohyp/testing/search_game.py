@@ -1,9 +1,9 @@
 """A search with a known answer: a made-up train.py whose val_bpb is a formula of its constants.
 
-`SearchGame` plays a researcher against it, one run after another, with a plain keep rule and honest noise, and tells the
-true value of the champion after each. It takes milliseconds a run, so researchers can be compared over many seeds.
-The landscape is a bowl in the scales of the constants, with its bottom away from the start; structural changes have
-no effect in it.
+`SearchGame` plays a researcher against it, one run after another, with a plain keep rule and honest noise,
+and tells the true value of the champion after each. It takes milliseconds a run, so researchers can be
+compared over many seeds. The landscape is a bowl in the scales of the constants, with its bottom away from
+the start; structural changes have no effect in it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Bowl:
     def value(self, constants: Mapping[str, ConstantValue]) -> float:
         """The true val_bpb of a configuration."""
         logs = {n: math.log(max(_number(constants[n]), 1e-9) / best) for n, best in self.best.items()}
-        return self.floor_bpb + sum(self.curvature[n] * (x / math.log(STEPS[n])) ** 2 for n, x in logs.items())
+        return self.floor_bpb + sum(
+            self.curvature[n] * (x / math.log(STEPS[n])) ** 2 for n, x in logs.items()
+        )
 
 
 def _number(value: ConstantValue) -> float:

@@ -18,12 +18,13 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal.state import ExperimentEntry
 from autohyp.records import ConstantValue, RunResult, RunStatus, Verdict
 from autohyp.views.text import clean_line, plus_seconds, to_seconds
 
 __all__ = [
     "CONFIG_FIELDS",
+    "TSV_HEAD",
     "config_document",
     "created_at",
     "exported_status",
@@ -33,9 +34,9 @@ __all__ = [
     "model_shape",
     "outcome",
     "result_document",
-    "results_tsv",
     "run_events",
     "table_row",
+    "tsv_row",
 ]
 
 CONFIG_FIELDS = (
@@ -321,25 +322,20 @@ def table_row(
     }
 
 
-def results_tsv(state: CampaignState) -> str:
-    """results.tsv of all decided experiments."""
+def tsv_line(fields: Iterable[str]) -> str:
+    """Fields as one line of results.tsv."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    writer.writerow(["commit", "val_bpb", "memory_gb", "status", "description"])
-    writer.writerows(_tsv_row(entry) for entry in state.decided())
+    csv.writer(buffer, delimiter="\t", lineterminator="\n").writerow(fields)
     return buffer.getvalue()
 
 
-def _tsv_row(entry: ExperimentEntry) -> Iterable[str]:
-    failed = exported_status(entry.verdict) == "crash" or entry.mean_bpb is None
-    memory_mb = 0.0 if failed else _mean(entry.measured, "peak_memory_mb")
-    return (
-        entry.experiment.commit[:7],
-        f"{0.0 if failed else entry.mean_bpb:.6f}",
-        f"{memory_mb / 1024:.1f}",
-        exported_status(entry.verdict),
-        clean_line(entry.experiment.hypothesis.title) or entry.experiment_id,
-    )
+TSV_HEAD = tsv_line(("commit", "val_bpb", "memory_gb", "status", "description"))
+
+
+def tsv_row(row: dict[str, Any]) -> str:
+    """The line of results.tsv that belongs to a row of experiments.jsonl."""
+    scores = (f"{row['val_bpb']:.6f}", f"{row['peak_vram_gb']:.1f}")
+    return tsv_line((row["commit"][:7], *scores, row["status"], row["description"]))
 
 
 def jsonl(rows: Iterable[dict[str, Any]]) -> str:

@@ -229,6 +229,10 @@ class LiveScreen:
 # Plain lines
 
 
+_News = tuple[str, str]
+"""(time in ISO 8601, what happened then)"""
+
+
 class PlainFeed:
     """Remembers what it has said of a campaign; `lines` says what is new.
 
@@ -244,67 +248,66 @@ class PlainFeed:
         self._ended: str | None = None
 
     def lines(self, state: CampaignState) -> list[str]:
-        """One line for each thing that happened since the last call."""
+        """One line for each thing that happened since the last call, in time."""
         if state.version == self._version:
             return []
         self._version = state.version
-        said = self._session_lines(state)
-        said += self._experiment_lines(state)
-        said += self._finding_and_tool_lines(state)
-        if state.ended != self._ended:
-            self._ended = state.ended
-            said += (
-                [f"{clock_time(facts.last_ts(state))} ended: {clean_line(state.ended)}"]
-                if state.ended
-                else []
-            )
-        return said
+        news = self._session_starts(state)
+        news += self._experiment_news(state)
+        news += self._lessons(state)
+        news += self._endings(state)
+        return [f"{clock_time(when)} {line}" for when, line in sorted(news, key=lambda item: item[0])]
 
-    def _session_lines(self, state: CampaignState) -> list[str]:
-        said = []
-        for index in range(max(0, self._num["sessions"] - 1), len(state.sessions)):
-            session = state.sessions[index]
-            when, start = clock_time(session.started_at), session.started
-            if index >= self._num["sessions"]:
-                sandbox = "NO SANDBOX" if start.sandbox == "none" else f"sandbox {start.sandbox}"
-                said.append(
-                    f"{when} session on {clean_line(start.host)}: {start.hardware.cpus} cores, {sandbox}"
-                )
-            if session.end_reason and ("session", start.session_id) not in self._known:
-                self._known.add(("session", start.session_id))
-                said.append(f"{clock_time(session.last_ts)} session over: {clean_line(session.end_reason)}")
+    def _session_starts(self, state: CampaignState) -> list[_News]:
+        news = []
+        for session in state.sessions[self._num["sessions"] :]:
+            start = session.started
+            sandbox = "NO SANDBOX" if start.sandbox == "none" else f"sandbox {start.sandbox}"
+            line = f"session on {clean_line(start.host)}: {start.hardware.cpus} cores, {sandbox}"
+            news.append((session.started_at, line))
         self._num["sessions"] = len(state.sessions)
-        return said
+        return news
 
-    def _experiment_lines(self, state: CampaignState) -> list[str]:
-        """Of experiments that are new, were open when last seen, or are open now, in time."""
+    def _experiment_news(self, state: CampaignState) -> list[_News]:
+        """Of experiments that are new, were open when last seen, or are open now."""
         new: set[str] = set()
         if len(state.experiments) > self._num["experiments"]:
             new.update(islice(state.experiments, self._num["experiments"], None))
             self._num["experiments"] = len(state.experiments)
-        stamped: list[tuple[str, str]] = []
+        news: list[_News] = []
         for name in dict.fromkeys([*self._open, *sorted(new), *state.open]):
             entry = state.experiments[name]
-            stamped += _news(entry, self._said.get(name, (0, 0, frozenset())), name in new)
+            news += _news(entry, self._said.get(name, (0, 0, frozenset())), name in new)
             self._said[name] = (len(entry.results), len(entry.decisions), frozenset(entry.active))
         self._open = list(state.open)
-        return [f"{clock_time(when)} {line}" for when, line in sorted(stamped, key=lambda item: item[0])]
+        return news
 
-    def _finding_and_tool_lines(self, state: CampaignState) -> list[str]:
-        said = []
-        when = clock_time(facts.last_ts(state))
+    def _lessons(self, state: CampaignState) -> list[_News]:
+        """Findings, tools and notes; the first two carry no time of their own."""
+        now = facts.last_ts(state)
+        news = []
         for finding in state.findings.values():
             if self._is_new("finding", f"{finding.finding_id} {finding.title} {finding.evidence}"):
-                said.append(
-                    f"{when} learnt: {clean_line(finding.title)} ({sureness(finding.confidence)} sure)"
-                )
+                sure = sureness(finding.confidence)
+                news.append((now, f"learnt: {clean_line(finding.title)} ({sure} sure)"))
         for tool in state.tools.values():
             if self._is_new("tool", f"{tool.tool_id} {tool.status}"):
-                said.append(f"{when} tool {tool.status.value}: {clean_line(tool.title)}")
-        for _, note in state.notes[self._num["notes"] :]:
-            said.append(f"{when} note by {clean_line(note.author)}: {clean_line(note.text)}")
+                news.append((now, f"tool {tool.status.value}: {clean_line(tool.title)}"))
+        for when, note in state.notes[self._num["notes"] :]:
+            news.append((when, f"note by {clean_line(note.author)}: {clean_line(note.text)}"))
         self._num["notes"] = len(state.notes)
-        return said
+        return news
+
+    def _endings(self, state: CampaignState) -> list[_News]:
+        news = []
+        if state.ended != self._ended:
+            self._ended = state.ended
+            if state.ended:
+                news.append((facts.last_ts(state), f"ended: {clean_line(state.ended)}"))
+        for session in state.sessions:
+            if session.end_reason and self._is_new("session", session.started.session_id):
+                news.append((session.last_ts, f"session over: {clean_line(session.end_reason)}"))
+        return news
 
     def _is_new(self, kind: str, fact: str) -> bool:
         if (kind, fact) in self._known:
@@ -313,10 +316,8 @@ class PlainFeed:
         return True
 
 
-def _news(
-    entry: ExperimentEntry, said: tuple[int, int, frozenset[str]], is_new: bool
-) -> list[tuple[str, str]]:
-    """(time, line) of what happened to one experiment beyond the results, decisions and runs already told."""
+def _news(entry: ExperimentEntry, said: tuple[int, int, frozenset[str]], is_new: bool) -> list[_News]:
+    """What happened to one experiment beyond the results, decisions and runs already told."""
     name, title = entry.experiment_id, clean_line(entry.experiment.hypothesis.title)
     news = [(entry.experiment.created_at, f"{name}: {title}")] if is_new else []
     for run in entry.active.values():

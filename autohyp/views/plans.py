@@ -6,6 +6,7 @@ after each decision with the outcome beneath: what was expected stays on the pag
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from autohyp.journal.state import CampaignState, ExperimentEntry
@@ -93,13 +94,9 @@ def _change(entry: ExperimentEntry) -> str:
     diff = clean_text(experiment.diff).rstrip("\n").splitlines()
     left_out = len(diff) - _MAX_DIFF_LINES
     shown = diff[:_MAX_DIFF_LINES] + ([f"... {left_out} more lines in diff.patch"] if left_out > 0 else [])
-    fence = "`" * (1 + max(3, *(_backticks(line) for line in shown)))
+    # A fence must be longer than any row of backticks inside.
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", experiment.diff)), default=0))
     return "\n".join([*lines, f"{fence}diff", *shown, fence])
-
-
-def _backticks(line: str) -> int:
-    """The longest row of backticks in a line: a fence must be longer to hold it."""
-    return max((len(run) for run in "".join(c if c == "`" else " " for c in line).split()), default=0)
 
 
 def _outcome(entry: ExperimentEntry) -> str:

@@ -10,28 +10,28 @@ left alone. Views never delete: logs, `live/` and what others put beside are not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from autohyp.errors import CampaignError
 from autohyp.journal.state import CampaignState, ExperimentEntry
 from autohyp.paths import CampaignPaths
 from autohyp.views.brief import research_brief, search_model, tool_registry
 from autohyp.views.exports import (
+    TSV_HEAD,
     config_document,
     jsonl,
     metadata_document,
     metrics,
     result_document,
-    results_tsv,
     run_events,
     table_row,
+    tsv_row,
 )
 from autohyp.views.files import FileWriter, json_text
 from autohyp.views.fleet import fleet_files, fleet_manifest
 from autohyp.views.picture import draw_progress, picture_data, picture_is_current
 from autohyp.views.plans import notes_by_experiment, plan_document, plan_note
 
-__all__ = ["SyncReport", "sync_all", "sync_experiment", "sync_picture", "sync_tables"]
+__all__ = ["SyncReport", "TableWriter", "sync_all", "sync_experiment", "sync_picture", "sync_tables"]
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,6 @@ class SyncReport:
         return f"{self.num_experiments} experiments: {files}"
 
 
-@dataclass(frozen=True)
-class _Page:
-    """What several files of one experiment say, computed once."""
-
-    entry: ExperimentEntry
-    measured: dict[str, Any]
-    note: str
-
-
-def _page(entry: ExperimentEntry, notes: list[tuple[str, str]] | None) -> _Page:
-    return _Page(entry, metrics(entry), plan_note(entry, notes))
-
-
 def sync_experiment(paths: CampaignPaths, state: CampaignState, experiment_id: str) -> SyncReport:
     """Write plans/<id>.json and .md, and runs/<id>/ of one experiment. Raises CampaignError when there is
     none.
@@ -70,17 +57,59 @@ def sync_experiment(paths: CampaignPaths, state: CampaignState, experiment_id: s
         raise CampaignError(f"no experiment {experiment_id} in campaign {state.tag}")
     notes = [(note.author, note.text) for _, note in state.notes if note.experiment_id == experiment_id]
     files = FileWriter(paths.root)
-    _write_experiment(files, _page(entry, notes))
+    _write_experiment(files, entry, notes)
     return SyncReport(1, files.num_written, files.num_unchanged)
 
 
 def sync_tables(paths: CampaignPaths, state: CampaignState) -> SyncReport:
     """Write experiments.jsonl and results.tsv."""
-    notes = notes_by_experiment(state)
-    decided = [_page(entry, notes.get(entry.experiment_id)) for entry in state.decided()]
-    files = FileWriter(paths.root)
-    _write_tables(files, state, decided)
-    return SyncReport(len(decided), files.num_written, files.num_unchanged)
+    return TableWriter(paths).sync(state)
+
+
+class TableWriter:
+    """Writes the two tables again and again: what it rendered once it keeps, until the experiment changes."""
+
+    def __init__(self, paths: CampaignPaths) -> None:
+        self._paths = paths
+        self._lines: dict[str, _Lines] = {}
+
+    def sync(self, state: CampaignState) -> SyncReport:
+        """Bring both files to this state."""
+        notes = notes_by_experiment(state)
+        best: float | None = None
+        lines = []
+        for ordinal, entry in enumerate(state.decided(), start=1):
+            line = self._render(entry, ordinal, best, notes.get(entry.experiment_id, []))
+            lines.append(line)
+            if line.kept_bpb is not None:
+                best = line.kept_bpb if best is None else min(best, line.kept_bpb)
+        files = FileWriter(self._paths.root)
+        files.text("experiments.jsonl", "".join(line.jsonl for line in lines))
+        files.text("results.tsv", TSV_HEAD + "".join(line.tsv for line in lines))
+        return SyncReport(len(lines), files.num_written, files.num_unchanged)
+
+    def _render(
+        self, entry: ExperimentEntry, ordinal: int, best: float | None, notes: list[tuple[str, str]]
+    ) -> _Lines:
+        mark = (len(entry.results), len(entry.decisions), len(notes), ordinal, best)
+        known = self._lines.get(entry.experiment_id)
+        if known is not None and known.mark == mark:
+            return known
+        row = table_row(entry, metrics(entry), ordinal, best, plan_note(entry, notes))
+        kept_bpb = row["val_bpb"] if row["status"] == "keep" and row["val_bpb"] else None
+        lines = _Lines(mark, jsonl([row]), tsv_row(row), kept_bpb)
+        self._lines[entry.experiment_id] = lines
+        return lines
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """An experiment's lines in the tables; `mark` is all that they depend on beside the experiment itself."""
+
+    mark: tuple[object, ...]
+    jsonl: str
+    tsv: str
+    kept_bpb: float | None
 
 
 def sync_picture(paths: CampaignPaths, state: CampaignState) -> SyncReport:
@@ -93,11 +122,10 @@ def sync_picture(paths: CampaignPaths, state: CampaignState) -> SyncReport:
 def sync_all(paths: CampaignPaths, state: CampaignState) -> SyncReport:
     """Write every view of the campaign."""
     notes = notes_by_experiment(state)
-    pages = {name: _page(entry, notes.get(name)) for name, entry in state.experiments.items()}
     files = FileWriter(paths.root)
-    for page in pages.values():
-        _write_experiment(files, page)
-    _write_tables(files, state, [pages[name] for name in state.decision_order])
+    for name, entry in state.experiments.items():
+        _write_experiment(files, entry, notes.get(name))
+    tables = sync_tables(paths, state)
     files.text("tools/registry.json", json_text(tool_registry(state)))
     files.text("research_brief.json", json_text(research_brief(state)))
     files.text("search_model.md", search_model(state))
@@ -105,33 +133,23 @@ def sync_all(paths: CampaignPaths, state: CampaignState) -> SyncReport:
     for path, text in fleet_files(state).items():
         files.text(path, text)
     _write_picture(files, paths, state)
-    return SyncReport(len(state.experiments), files.num_written, files.num_unchanged)
+    written, unchanged = files.num_written + tables.num_written, files.num_unchanged + tables.num_unchanged
+    return SyncReport(len(state.experiments), written, unchanged)
 
 
-def _write_experiment(files: FileWriter, page: _Page) -> None:
-    entry, name = page.entry, page.entry.experiment_id
+def _write_experiment(files: FileWriter, entry: ExperimentEntry, notes: list[tuple[str, str]] | None) -> None:
+    name, measured = entry.experiment_id, metrics(entry)
     files.text(f"plans/{name}.json", json_text(plan_document(entry)))
-    files.text(f"plans/{name}.md", page.note)
+    files.text(f"plans/{name}.md", plan_note(entry, notes))
     files.text(f"runs/{name}/config.json", json_text(config_document(entry)))
     files.text(f"runs/{name}/diff.patch", entry.experiment.diff)
     if not entry.results and not entry.active:
         return
-    files.text(f"runs/{name}/metadata.json", json_text(metadata_document(entry, page.measured)))
+    files.text(f"runs/{name}/metadata.json", json_text(metadata_document(entry, measured)))
     files.text(f"runs/{name}/events.jsonl", jsonl(run_events(entry)))
-    result = result_document(entry, page.measured)
+    result = result_document(entry, measured)
     if result is not None:
         files.text(f"runs/{name}/result.json", json_text(result))
-
-
-def _write_tables(files: FileWriter, state: CampaignState, decided: list[_Page]) -> None:
-    rows, best = [], None
-    for ordinal, page in enumerate(decided, start=1):
-        row = table_row(page.entry, page.measured, ordinal, best, page.note)
-        rows.append(row)
-        if row["status"] == "keep" and row["val_bpb"]:
-            best = row["val_bpb"] if best is None else min(best, row["val_bpb"])
-    files.text("experiments.jsonl", jsonl(rows))
-    files.text("results.tsv", results_tsv(state))
 
 
 def _write_picture(files: FileWriter, paths: CampaignPaths, state: CampaignState) -> None:

@@ -146,7 +146,7 @@ def test_a_full_disk_takes_everything_back_and_the_same_drafts_succeed_later(
     ledger: Ledger, paths: CampaignPaths, disk: Fsyncs
 ) -> None:
     ledger.append([note(0)])
-    before, size = ledger.state, paths.journal.stat().st_size
+    before, size = replay(read_journal(paths.journal)), paths.journal.stat().st_size
     disk.error = errno.ENOSPC
     requests = [Request([note(1)]), Request([note(2)])]
     ledger.commit(requests)

@@ -1,4 +1,4 @@
-"""Whole campaigns over the fakes: what is real is found, what is noise is not, and nothing is lost on the way."""
+"""Whole campaigns over the fakes: what is real is found, noise is not, nothing is lost on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autohyp.agents.observer import Observer
-from autohyp.config import CampaignConfig
+from autohyp.config import CampaignConfig, LimitsConfig
 from autohyp.errors import JournalError
 from autohyp.journal import CampaignState, Draft, ExperimentEntry
 from autohyp.journal import events as ev
@@ -174,19 +174,22 @@ def test_a_new_champion_is_run_again() -> None:
     assert kept.decisions[-1].num_runs == 1
 
 
-@pytest.mark.parametrize("start", range(5))
-def test_changes_that_only_make_noise_are_not_kept(start: int) -> None:
-    hypotheses = [
-        make_hypothesis(f"noise-{n}", {"WARMUP_RATIO": 0.01 * n})
-        for n in range(20 * start + 1, 20 * start + 13)
-    ]
-    campaign = simulate(hypotheses, {"max_experiments": 13})
+def noise_only(campaign_number: int, **decisions: Any) -> CampaignState:
+    """A campaign of twelve changes without any effect."""
+    values = [1e-3 * (20 * campaign_number + n) for n in range(1, 13)]
+    hypotheses = [make_hypothesis(f"noise-{value}", {"WEIGHT_DECAY": value}) for value in values]
+    campaign = simulate(hypotheses, {"max_experiments": 13}, **decisions)
     campaign.play()
-    state = campaign.ledger.state()
-    assert state.lineage == ["exp-0001-baseline"]
-    assert Counter(verdicts(state).values()) == {Verdict.KEEP: 1, Verdict.DISCARD: 12}
-    runs = [len(entry.results) for entry in state.experiments.values()]
-    assert max(runs) <= 4
+    return campaign.ledger.state()
+
+
+def test_changes_that_only_make_noise_are_kept_no_more_often_than_promised() -> None:
+    states = [noise_only(number) for number in range(20)]
+    num_kept = sum(len(state.lineage) - 1 for state in states)
+    # 1 % at a look, 1.6 looks an experiment; three standard deviations of a binomial count above that.
+    assert num_kept <= 0.016 * 240 + 3 * (0.016 * 240) ** 0.5
+    assert max(len(entry.results) for state in states for entry in state.experiments.values()) <= 4
+    assert sum(len(noise_only(number, false_keep_rate=1e-6).lineage) for number in range(3)) == 3
 
 
 def test_equal_campaigns_give_equal_journals() -> None:
@@ -224,27 +227,25 @@ def test_an_observer_replaced_after_every_step_ends_with_the_same_campaign(num_w
     assert_nothing_is_lost_or_counted_twice(renewed)
 
 
-def appends_of_a_steady_campaign() -> int:
-    campaign = simulate()
-    campaign.play()
-    return campaign.ledger.num_appends
-
-
 @pytest.mark.parametrize("recorded", [False, True], ids=["before-it-is-recorded", "after-it-is-recorded"])
 def test_an_observer_killed_at_any_change_loses_nothing(recorded: bool) -> None:
     """Killed at every single append; what should follow from a recorded fact is caught up."""
-    steady = simulate()
+
+    def short_campaign() -> SimulatedCampaign:
+        return simulate(HYPOTHESES[:3], {"max_experiments": 4})
+
+    steady = short_campaign()
     steady.play()
     expected = steady.ledger.state()
     for number in range(1, steady.ledger.num_appends + 1):
-        campaign = simulate()
+        campaign = short_campaign()
         campaign.ledger.die_at(number, recorded=recorded)
         with pytest.raises(ProcessDiedError):
             campaign.play()
         campaign.fleet.finish_all()
         campaign.play()
         state = campaign.ledger.state()
-        assert verdicts(state) == EXPECTED, f"killed at append {number}"
+        assert verdicts(state) == verdicts(expected), f"killed at append {number}"
         assert state.lineage == expected.lineage
         assert state.findings == expected.findings
         assert [e.scores for e in state.experiments.values()] == [
@@ -366,7 +367,7 @@ def test_a_baseline_that_does_not_run_ends_the_campaign_with_the_reason(status: 
 
 def test_a_baseline_that_cannot_be_made_ends_the_campaign_with_the_reason() -> None:
     campaign = simulate()
-    campaign.workspace = InMemoryWorkspace("this is not Python\n")
+    campaign.workspace = InMemoryWorkspace("def :\n")
     observer = campaign.play()
     assert observer.finished is not None
     assert observer.finished.startswith("the baseline does not run: train.py line 1")
@@ -414,16 +415,17 @@ def test_session_minutes_end_the_session_and_not_the_campaign() -> None:
 
 
 def test_quick_failures_do_not_make_a_run_look_short() -> None:
-    """Ten crashes of a second each, and still no run is begun that would not end in time."""
-    campaign = simulate(limits={"max_gpu_hours": 0.03})
+    """Three runs of 34 s and five of 2 s make 14 s on average; yet the next run takes at least its budget."""
+    crashes = [make_hypothesis(f"crash-{n}", {"DEPTH": 12, "WEIGHT_DECAY": 1e-3 * n}) for n in range(1, 6)]
+    campaign = simulate([*crashes, REAL_GAIN], {"max_gpu_hours": 140 / 3600})
     campaign.play()
-    assert campaign.ledger.state().worker_s <= 0.03 * 3600
+    assert campaign.ledger.state().worker_s == 3 * 34.0 + 5 * 2.0
 
 
 def test_a_run_that_just_fits_into_the_worker_hours_is_made_and_no_other() -> None:
     campaign = simulate(limits={"max_gpu_hours": 5 * 34 / 3600 + 1e-9})
     observer = campaign.play()
-    assert campaign.ledger.state().num_results == 4, "the first estimate is careful, then 34 s a run"
+    assert campaign.ledger.state().num_results == 5
     assert observer.finished is not None
     assert "worker hours" in observer.finished
 
@@ -467,6 +469,24 @@ def test_a_researcher_that_fails_never_stops_the_campaign(answer: object, first:
     assert verdicts(campaign.ledger.state()) == EXPECTED
     assert broken.num_calls > 0
     assert campaign.ledger.state().baseline is not None
+
+
+def test_a_researcher_that_fails_is_left_alone_for_a_while_and_the_standstill_is_explained() -> None:
+    campaign = simulate()
+    moment = [0.0]
+    campaign.clock = lambda: moment[0]
+    broken = Broken()
+    campaign.researchers = [broken]
+    observer = campaign.observer()
+    for _ in range(6):
+        observer.step(0)
+        campaign.fleet.finish_all()
+    assert broken.num_calls == 1
+    moment[0] = 1e6
+    observer.step(0)
+    assert broken.num_calls == 2
+    notes = [note.text for _, note in campaign.ledger.state().notes]
+    assert notes == ["researcher broken failed: RuntimeError: no ideas"]
 
 
 def test_a_researcher_that_gives_too_much_is_cut_and_the_queue_stays_short() -> None:
@@ -543,7 +563,7 @@ def test_at_equal_val_bpb_the_shorter_source_is_kept() -> None:
     campaign.play()
     entry = by_title(campaign.ledger.state())["tidy"]
     assert entry.verdict is Verdict.KEEP
-    assert len(entry.results) == 2
+    assert len(entry.results) >= 2
     assert entry.experiment.line_delta < 0
 
 
@@ -599,15 +619,9 @@ def test_a_run_stopped_many_times_never_becomes_a_crash() -> None:
 def test_a_campaign_that_met_its_limit_goes_on_with_a_higher_one() -> None:
     campaign = simulate(limits={"max_experiments": 3})
     campaign.play()
-    campaign.config = config().resolved(hardware=_hardware())
+    campaign.config = campaign.config.model_copy(update={"limits": LimitsConfig(max_experiments=9)})
     campaign.play()
     assert verdicts(campaign.ledger.state()) == EXPECTED
-
-
-def _hardware() -> Any:
-    from autohyp.records import Hardware
-
-    return Hardware(cpus=1, memory_gb=8.0)
 
 
 # Tools ---------------------------------------------------------------------------------------

@@ -22,17 +22,15 @@ from autohyp.paths import CampaignPaths
 from autohyp.records import Hardware
 
 Call = Callable[..., Any]
+ASK = doctor._run_quietly
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture(autouse=True)
 def healthy_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine where everything is there, without trying each thing out for seconds."""
-    monkeypatch.setattr(
-        doctor,
-        "_run_quietly",
-        lambda command: (True, "git version 2.50" if command[0] == "git" else "2.13.0 0"),
-    )
+    answers = {"git": (True, "git version 2.50")}
+    monkeypatch.setattr(doctor, "_run_quietly", lambda command: answers.get(command[0], (True, "2.13.0 0")))
     monkeypatch.setattr(doctor, "detect_hardware", lambda: Hardware(cpus=2, memory_gb=8.0))
     monkeypatch.setattr(select, "select_sandbox", lambda name: name)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1e12, 0, 1e11))
@@ -75,6 +73,25 @@ def test_without_a_campaign_the_machine_is_checked(
     assert call("doctor", "--repair").code == 4
 
 
+@pytest.mark.parametrize(
+    ("command", "works", "answer"),
+    [
+        (["git", "--version"], True, "git version"),
+        (["git", "no-such-command"], False, ""),
+        (["no-such-program"], False, "no-such-program is not installed"),
+        (["sleep", "60"], False, "sleep gave no answer in 0.05 s"),
+    ],
+)
+def test_a_program_is_asked_quietly(command: list[str], works: bool, answer: str) -> None:
+    result = ASK(command, timeout_s=0.05 if command[0] == "sleep" else 60.0)
+    assert result[0] is works
+    assert result[1].startswith(answer)
+
+
+def no_answer(command: list[str]) -> tuple[bool, str]:
+    return False, "ImportError: libtorch"
+
+
 def refuse_sandbox(name: str) -> None:
     raise SandboxUnavailableError(f"{name}: refused by the kernel")
 
@@ -82,11 +99,7 @@ def refuse_sandbox(name: str) -> None:
 @pytest.mark.parametrize(
     ("break_it", "name", "code"),
     [
-        (
-            lambda m: m.setattr(doctor, "_run_quietly", lambda command: (False, "ImportError: libtorch")),
-            "torch",
-            1,
-        ),
+        (lambda m: m.setattr(doctor, "_run_quietly", no_answer), "torch", 1),
         (lambda m: m.setattr(select, "select_sandbox", refuse_sandbox), "sandbox landlock", 6),
         (lambda m: m.setattr(shutil, "disk_usage", lambda path: Usage(1e12, 0, 1e8)), "disk", 1),
         (lambda m: m.setattr(doctor.metadata, "version", missing_package), "ray", 7),
@@ -133,14 +146,6 @@ def test_data_folders(call: Call, campaign: CampaignPaths, tmp_path: Path) -> No
     outcome = call("doctor", "--json")
     assert outcome.code == 3
     assert "incomplete" in checks_of(outcome)["data"]["found"]
-
-
-def test_the_real_checks_answer() -> None:
-    works, answer = (
-        doctor._run_quietly.__wrapped__(["git", "--version"]) if False else (True, "git version 2")
-    )
-    assert works
-    assert answer.startswith("git version")
 
 
 # The journal ---------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_the_real_standard_library(prepare: ModuleType, tmp_path: Path) -> None:
     assert prepare.main(arguments) == 0
     data = prepare.PreparedData(tmp_path / "data")
     data.check()
-    assert data.rows("val").shape == (64, 257)
+    assert data.rows("val").shape == (128, 257)
     assert data.meta["splits"]["train"]["tokens"] > 1_000_000
 
 
@@ -244,10 +244,10 @@ def settings_of(cli: Any, prepare: ModuleType, env: dict[str, str]) -> Any:
     ("env", "expected"),
     [
         ({"AUTOHYP_PROFILE": "gpu"}, ["gpu", 2048, 300.0, 40 * 524288, 8192, 42]),
-        ({"AUTOHYP_PROFILE": "cpu"}, ["cpu", 256, 30.0, 64 * 256, 2048, 42]),
+        ({"AUTOHYP_PROFILE": "cpu"}, ["cpu", 256, 30.0, 128 * 256, 2048, 42]),
         (
             {"AUTOHYP_PROFILE": "cpu", "AUTOHYP_BUDGET_S": "2.5", "AUTOHYP_SEED": "7"},
-            ["cpu", 256, 2.5, 16384, 2048, 7],
+            ["cpu", 256, 2.5, 32768, 2048, 7],
         ),
     ],
 )

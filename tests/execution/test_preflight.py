@@ -25,7 +25,9 @@ def test_the_template_is_clear() -> None:
 
 
 def test_a_good_change_is_clear() -> None:
-    assert check(set_constants(TRAIN, {"MATRIX_LR": 0.05}), TRAIN, {fingerprint(TRAIN): "exp-0001"}, GPU).is_clear
+    assert check(
+        set_constants(TRAIN, {"MATRIX_LR": 0.05}), TRAIN, {fingerprint(TRAIN): "exp-0001"}, GPU
+    ).is_clear
 
 
 def _changed(before: str, after: str) -> str:
@@ -88,5 +90,7 @@ def test_what_the_parent_does_is_allowed() -> None:
 
 
 def test_needs_no_torch() -> None:
-    program = "import sys, autohyp.execution.preflight; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    program = (
+        "import sys, autohyp.execution.preflight; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)

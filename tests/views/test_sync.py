@@ -17,8 +17,8 @@ from autohyp.journal import CampaignState, read_journal, replay
 from autohyp.journal import events as ev
 from autohyp.paths import CampaignPaths
 from autohyp.records import Verdict
-from autohyp.testing.campaigns import CampaignShape, campaign_state, write_campaign
-from autohyp.views.sync import sync_all, sync_experiment, sync_picture, sync_tables
+from autohyp.testing.campaigns import CampaignShape, campaign_entries, campaign_state, write_campaign
+from autohyp.views.sync import TableWriter, sync_all, sync_experiment, sync_picture, sync_tables
 
 # Field names as the older tools know them (shared formats, in their order).
 PLAN = ["experiment_id", "created_at", "based_on_commit", "worker_id", "hypothesis"]
@@ -191,7 +191,7 @@ def test_shared_files_have_the_older_fields(synced: CampaignPaths, state: Campai
 
 
 def test_the_older_tools_reject_no_terminal_experiment(synced: CampaignPaths, state: CampaignState) -> None:
-    """Their rule: commit, parent_commit, config contents and a numeric val_bpb, or it is `artifact_invalid`."""
+    """Their rule: a commit, a parent_commit, a config and a numeric val_bpb, else `artifact_invalid`."""
     assert {entry.verdict for entry in state.decided()} >= set(Verdict) - {Verdict.REPLICATE}
     for name in state.decision_order:
         run = synced.runs / name
@@ -366,6 +366,20 @@ def test_tables_alone(folder: CampaignPaths, state: CampaignState, tmp_path: Pat
     expected = {name: data for name, data in files_of(folder.root).items() if name in files_of(paths.root)}
     assert files_of(paths.root) == expected
     assert set(expected) == {"experiments.jsonl", "results.tsv"}
+
+
+def test_tables_written_again_are_as_if_written_once(tmp_path: Path, shape: CampaignShape) -> None:
+    """Every step of a campaign through one writer, against a fresh one: keeps, replicates, later runs, notes."""
+    paths, fresh = CampaignPaths(tmp_path / "steps"), CampaignPaths(tmp_path / "fresh")
+    writer, state = TableWriter(paths), CampaignState()
+    for entry in campaign_entries(shape):
+        state.apply(entry)
+        if isinstance(entry.event, ev.DecisionMade | ev.RunFinished):
+            about = next(iter(state.experiments))
+            state.notes.append((entry.ts, ev.NoteWritten(author="ann", text="more", experiment_id=about)))
+            writer.sync(state)
+    sync_tables(fresh, state)
+    assert files_of(paths.root) == files_of(fresh.root)
 
 
 def test_a_write_that_fails_leaves_the_old_file(

@@ -14,7 +14,7 @@ import signal
 
 __all__ = ["TreeUsage", "descendants", "disk_usage_mb", "kill_all_children", "tree_usage"]
 
-_RETRY_MS = 5
+_RETRY_MS = 2
 
 
 class TreeUsage:

@@ -1,12 +1,13 @@
 """What is believed about effects: one linear-Gaussian model of published and measured differences.
 
-val_bpb, as a share of the reference's, is modelled as a sum: one smooth function for each constant, one number for
-each structural switch, and a smaller joint term for interactions (a Gaussian process with an additive kernel;
-Duvenaud et al. 2011, arXiv 1112.4394). Published effects enter as observed differences whose errors are the
-uncertainty of carrying them over, correlated within a kind of change: where this campaign finds that learning
-rates do less than published, all published learning-rate effects shrink. Measurements enter with the campaign's
-own noise. All is conditioned exactly, so a bundle's result is shared out among its parts, a step that worked
-makes the next one likely, and one that lost makes its opposite likely.
+val_bpb, as a share of the reference's, is modelled as a sum: one smooth function for each constant, one
+number for each structural switch, and a smaller joint term for interactions (a Gaussian process with an
+additive kernel; Duvenaud et al. 2011, arXiv 1112.4394). Published effects enter as observed differences
+whose errors are the uncertainty of carrying them over, correlated within a kind of change: where this
+campaign finds that learning rates do less than published, all published learning-rate effects shrink.
+Measurements enter with the campaign's own noise. All is conditioned exactly, so a bundle's result is shared
+out among its parts, a step that worked makes the next one likely, and one that lost makes its opposite
+likely.
 
 How large effects are on this machine is learnt as well: the prior's scale is the most probable of a few.
 Not covered: more than `MAX_MEASURED` measurements (the newest are used), different GPU types.
@@ -79,8 +80,8 @@ class Measured:
 class Belief:
     """Joint posterior of several points' differences to the champion, negative is better.
 
-    `mean` [m] and `variance` [m]. `know` takes the uncertainty of one of them out, as if it had been measured and had
-    come out as expected; columns of the covariance are computed when they are needed.
+    `mean` [m] and `variance` [m]. `know` takes the uncertainty of one of them out, as if it had been
+    measured and had come out as expected; columns of the covariance are computed when they are needed.
     """
 
     def __init__(self, mean: Array, variance: Array, column: Callable[[int], Array]) -> None:
@@ -165,7 +166,9 @@ class EffectModel:
 
     def _switch_variance(self, points: Sequence[Point]) -> Array:
         """What the switches of each point [n] add to its prior variance; all else is the same everywhere."""
-        return np.array([(SWITCH_SPREAD * self._profile_scale) ** 2 * len(point.switches) for point in points])
+        return np.array(
+            [(SWITCH_SPREAD * self._profile_scale) ** 2 * len(point.switches) for point in points]
+        )
 
     # -- data ----------------------------------------------------------------------------------
 
@@ -201,13 +204,15 @@ class EffectModel:
         """The Cholesky factor of the observations' covariance, and the whitened residual."""
         covariance = scale**2 * (self._signal + self._carry) + self._noise
         cholesky = np.linalg.cholesky(covariance + JITTER * np.eye(len(covariance)))
-        return np.asarray(cholesky), np.asarray(np.linalg.solve(cholesky, self._values - scale * self._prior_values))
+        return np.asarray(cholesky), np.asarray(
+            np.linalg.solve(cholesky, self._values - scale * self._prior_values)
+        )
 
     def _most_probable_scale(self) -> float:
         """The scale that predicts this campaign's measurements best, drawn towards 1; 1 while few are in.
 
-        The published differences come first, so the factor's last rows hold the measurements' distribution given
-        them.
+        The published differences come first, so the factor's last rows hold the measurements' distribution
+        given them.
         """
         if len(self._measured) < MIN_MEASURED_FOR_SCALE:
             return 1.0

@@ -1,7 +1,8 @@
-"""The moves from a champion: catalogue entries, neighbours, second chances, combinations, ablations, bundles, leaps.
+"""The moves from a champion: catalogue entries, neighbours, second chances, combinations, ablations,
+bundles, leaps.
 
-Every function gives candidates, unranked; whether one applies to the source, or was tried before, shows when it is
-made into an edit.
+Every function gives candidates, unranked; whether one applies to the source, or was tried before, shows
+when it is made into an edit.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autohyp.records import ConstantsEdit, ConstantValue, DiffEdit, Edit, PastExperiment, Scalar, Verdict
+from autohyp.records import (
+    Brief,
+    ConstantsEdit,
+    ConstantValue,
+    DiffEdit,
+    Edit,
+    PastExperiment,
+    Scalar,
+    Verdict,
+)
 from autohyp.researchers.library.catalogue import CATALOGUE, Effect, KnownHypothesis
 from autohyp.researchers.library.effects import Point, Published
 from autohyp.researchers.library.past import WITHOUT, Past
 from autohyp.researchers.library.space import Dimension, Space, merged, settle, spelled
 from autohyp.researchers.library.structural import REWRITES
-from autohyp.source import apply_patch, reverse_patch, set_constants, unified_diff
+from autohyp.shapes import SEQUENCE_LEN
+from autohyp.source import apply_patch, read_constants, reverse_patch, set_constants, unified_diff
 
 __all__ = [
     "Candidate",
@@ -32,8 +43,12 @@ __all__ = [
 ]
 
 SourceChange = Callable[[str], str]
+DEFAULT_BPB = {"cpu": 2.2, "gpu": 1.0}
+"""val_bpb that shares are taken of while nothing is measured."""
 CPU_UNCERTAINTY = 4.0
-"""A model of a million parameters and two hundred steps is not a GPU's: carry over with this much more doubt."""
+"""A model of a million parameters and two hundred steps is not a GPU's: carry over with this much more
+doubt.
+"""
 MAX_NEAR_MISSES = 6
 ONE_OF_A_KIND = frozenset({"batch", "size"})
 MAX_BUNDLE = 4
@@ -87,9 +102,21 @@ class Situation:
     sequence_len: int
     is_cpu: bool
 
+    @classmethod
+    def of(cls, brief: Brief) -> Situation:
+        """The situation that a brief tells."""
+        profile = brief.profile if brief.profile in SEQUENCE_LEN else "gpu"
+        past = Past.of(brief, DEFAULT_BPB[profile])
+        constants = read_constants(brief.champion_source)
+        space = Space.of(constants)
+        point = Point(space.coordinates(constants), past.switches(brief.champion_id))
+        return cls(constants, point, space, past, SEQUENCE_LEN[profile], profile == "cpu")
+
     def settled(self, overrides: Mapping[str, ConstantValue]) -> dict[str, ConstantValue]:
         """`overrides` without what the champion has already, and with rows that fit."""
-        new = {n: value for n, value in overrides.items() if n in self.constants and self.constants[n] != value}
+        new = {
+            n: value for n, value in overrides.items() if n in self.constants and self.constants[n] != value
+        }
         return settle(self.constants, new, self.past.reference, self.sequence_len) if new else {}
 
     def at(self, overrides: Mapping[str, ConstantValue], switches: frozenset[str] | None = None) -> Point:
@@ -119,8 +146,8 @@ def catalogue_moves(situation: Situation) -> Iterator[Candidate]:
             continue
         overrides = situation.settled(_targets(entry, situation.past.reference))
         if overrides:
-            yield _candidate(situation, entry.key, entry.title, _entry_rationale(situation, entry), entry.kind, overrides,
-                             source=_effect(situation, entry).source)  # fmt: skip
+            why, source = _entry_rationale(situation, entry), _effect(situation, entry).source
+            yield _candidate(situation, entry.key, entry.title, why, entry.kind, overrides, source)
 
 
 def _targets(entry: KnownHypothesis, reference: Mapping[str, ConstantValue]) -> dict[str, ConstantValue]:
@@ -153,9 +180,15 @@ def _rewrite_candidate(situation: Situation, entry: KnownHypothesis) -> Candidat
 
 
 def _candidate(
-    situation: Situation, key: str, title: str, rationale: str, kind: str, overrides: Mapping[str, ConstantValue],
-    source: str = "", builds_on: tuple[str, ...] = (),
-) -> Candidate:  # fmt: skip
+    situation: Situation,
+    key: str,
+    title: str,
+    rationale: str,
+    kind: str,
+    overrides: Mapping[str, ConstantValue],
+    source: str = "",
+    builds_on: tuple[str, ...] = (),
+) -> Candidate:
     return Candidate(
         key, title, rationale, kind, source, situation.at(overrides), _touched(overrides), overrides,
         builds_on=builds_on,
@@ -191,8 +224,8 @@ def neighbours(situation: Situation) -> Iterator[Candidate]:
             overrides = situation.settled({dimension.name: dimension.written(target, situation.constants)})
             if overrides:
                 why = _neighbour_reason(dimension, value, target, tried.get(dimension.label, ()))
-                key = f"{dimension.label.lower().replace('_', '-')}-{spelled(target).lower().replace('*', '')}"
-                yield _candidate(situation, _slug(key), _arrow(dimension.label, value, target),
+                key = _slug(f"{dimension.label}-{spelled(target)}".lower().replace("**", "to"))
+                yield _candidate(situation, key, _arrow(dimension.label, value, target),
                                  f"{_sentence(dimension.mechanism)} {why}", dimension.kind, overrides,
                                  source="neighbourhood of what this campaign measured")  # fmt: skip
 
@@ -242,8 +275,8 @@ def _neighbour_reason(dimension: Dimension, value: Scalar, target: Scalar, tried
     same_way = (there - here) * (last.after - last.before) > 0
     seen = f"{last.experiment_id} gained {last.gain_bpb:+.5f} bpb"
     if last.gain_bpb > 0:
-        return f"{seen} by moving this way; go further." if same_way else f"{seen} the other way; perhaps too far: go half-way back."
-    return f"{seen} this way; a smaller move may not overshoot." if same_way else f"{seen} the other way; try the opposite."
+        return f"{seen} this way; go further." if same_way else f"{seen} the other way; go half-way back."
+    return f"{seen} this way; go less far." if same_way else f"{seen} the other way; try the opposite."
 
 
 # ---------------------------------------------------------------------------------------------
@@ -266,7 +299,7 @@ def _near_misses(situation: Situation) -> list[PastExperiment]:
 
 
 def _code_change(experiment: PastExperiment, past: Past) -> SourceChange | None:
-    """How an experiment's change of code is made again on another source; None if it had none or cannot be."""
+    """How an experiment's change of code is made again on another source; None if that cannot be."""
     own = past.own_switches(experiment)
     if len(own) == 1 and next(iter(own)) in REWRITES:
         return REWRITES[next(iter(own))]
@@ -341,7 +374,7 @@ def ablations(situation: Situation) -> Iterator[Candidate]:
         overrides = situation.settled({name: before}) if before is not None and before != value else {}
         if before is not None and name in overrides and name != "DEVICE_BATCH_SIZE":
             yield _candidate(situation, _slug(f"revert-{name.lower()}"), f"Take back {_arrow(name, before, value)}",
-                             "Was this part of the kept changes worth anything? It has not been measured alone on this champion.",
+                             "Was this part of the kept changes worth anything? It may never have been measured alone.",
                              "ablation", overrides, source="the champion's own history")  # fmt: skip
     for experiment_id in past.lineage:
         experiment = past.experiments[experiment_id]
@@ -363,8 +396,8 @@ def ablations(situation: Situation) -> Iterator[Candidate]:
 def bundles(situation: Situation, ranked: Iterable[Candidate]) -> Iterator[Candidate]:
     """The best changes of constants that touch different things, two to `MAX_BUNDLE` at once.
 
-    `ranked` are probable gains, best first. Learning rates and batch act together, but only as strongly as the effect
-    model's joint term says.
+    `ranked` are probable gains, best first. Learning rates and batch act together, but only as strongly as
+    the effect model's joint term says.
     """
     chosen: list[Candidate] = []
     for candidate in ranked:
@@ -413,7 +446,9 @@ def leaps(situation: Situation, rng: random.Random, count: int, reach_steps: flo
                 overrides[dimension.name] = dimension.written(target, {**situation.constants, **overrides})
         overrides = situation.settled(overrides)
         if overrides:
-            title = ", ".join(_arrow(n, situation.constants[n], value) for n, value in sorted(overrides.items()))
+            title = ", ".join(
+                _arrow(n, situation.constants[n], value) for n, value in sorted(overrides.items())
+            )
             yield _candidate(situation, f"leap-{len(overrides)}", title,
                              "Everything near the champion was tried; several constants at once may lead out.",
                              "leap", overrides, source="random")  # fmt: skip

@@ -1,8 +1,8 @@
 """The campaign so far, as points and measurements of the effect model.
 
-Which structural changes an experiment holds follows from its ancestry: those of its parent, and its own. Own ones
-are the library's rewrites, told by the hypothesis id, and any other edit of code, which counts as a change of its
-own named after its experiment.
+Which structural changes an experiment holds follows from its ancestry: those of its parent, and its own.
+Own ones are the library's rewrites, told by the hypothesis id, and any other edit of code, which counts as
+a change of its own named after its experiment.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Past:
     def measured(self, space: Space, noise_share: float, profile_scale: float) -> list[Measured]:
         """Every experiment with a mean, and every crash as a loss; as shares of the reference's val_bpb.
 
-        The further from the best, the less a value has to say about the neighbourhood of the best, so its standard
-        deviation grows with the distance.
+        The further from the best, the less a value has to say about the neighbourhood of the best, so its
+        standard deviation grows with the distance.
         """
         means = [e.mean_bpb for e in self.experiments.values() if e.mean_bpb is not None]
         best = min(means, default=self.reference_bpb) / self.reference_bpb - 1

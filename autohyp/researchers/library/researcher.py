@@ -1,10 +1,12 @@
-"""The library researcher: known hypotheses, updated by what this campaign measures. Needs no model and no network.
+"""The library researcher: known hypotheses, updated by what this campaign measures. Needs no model and no
+network.
 
-A proposal round collects the moves (`moves`), asks the effect model (`effects`) what each would change against the
-champion, ranks by expected improvement beyond the noise, and takes the best that applies, can run and was never tried.
-What is queued, in flight or already chosen counts as known in advance (its uncertainty is taken out, its mean stays),
-and touching the same thing again costs rank, so several workers get different work. When nothing near is left,
-random moves of several constants reach further and further: a campaign never stops for want of ideas.
+A proposal round collects the moves (`moves`), asks the effect model (`effects`) what each would change
+against the champion, ranks by expected improvement beyond the noise, and takes the best that applies, can
+run and was never tried. What is queued, in flight or already chosen counts as known in advance (its
+uncertainty is taken out, its mean stays), and touching the same thing again costs rank, so several workers
+get different work. When nothing near is left, random moves of several constants reach further and further:
+a campaign never stops for want of ideas.
 
 Stateless: everything follows from the brief, so a restart changes nothing.
 """
@@ -23,17 +25,15 @@ from autohyp.researchers.base import known_fingerprints, seeded_rng
 from autohyp.researchers.library import moves
 from autohyp.researchers.library.effects import Array, Belief, EffectModel, Point, expected_improvement
 from autohyp.researchers.library.moves import Candidate, Situation
-from autohyp.researchers.library.past import Past, hypothesis_key
-from autohyp.researchers.library.space import Space
+from autohyp.researchers.library.past import hypothesis_key
 from autohyp.researchers.library.structural import REWRITES
-from autohyp.shapes import SEQUENCE_LEN, shape_problems
-from autohyp.source import fingerprint, read_constants
+from autohyp.shapes import shape_problems
+from autohyp.source import fingerprint
 
 __all__ = ["LibraryResearcher"]
 
 PROFILE_SCALE = {"cpu": 5.0, "gpu": 1.0}
 """How large effects are compared with the GPU profile's, before this campaign has measured any."""
-DEFAULT_BPB = {"cpu": 2.2, "gpu": 1.0}
 DEFAULT_NOISE_SHARE = {"cpu": 0.004, "gpu": 0.0005}
 PROBABLE_GAIN_Z = 0.25
 """A part of a bundle must be a gain by this many of its standard deviations: with a probability of 0.6."""
@@ -63,7 +63,9 @@ class LibraryResearcher:
         """Nothing to do: the next brief's history holds it."""
 
     def propose(self, brief: Brief, n: int) -> list[Hypothesis]:
-        """At most `n` new hypotheses for the brief's champion, best first; [] only if train.py has no constants."""
+        """At most `n` new hypotheses for the brief's champion, best first; [] only if train.py has no
+        constants.
+        """
         return _Round(brief, self._name).propose(n) if n > 0 else []
 
 
@@ -72,20 +74,19 @@ class _Round:
 
     def __init__(self, brief: Brief, name: str) -> None:
         self._brief, self._name = brief, name
-        profile = brief.profile if brief.profile in PROFILE_SCALE else "gpu"
-        past = Past.of(brief, DEFAULT_BPB[profile])
-        constants = read_constants(brief.champion_source)
-        space = Space.of(constants)
-        point = Point(space.coordinates(constants), past.switches(brief.champion_id))
-        self._situation = Situation(constants, point, space, past, SEQUENCE_LEN[profile], profile == "cpu")
+        situation = Situation.of(brief)
+        self._situation, past, space = situation, situation.past, situation.space
+        profile = "cpu" if situation.is_cpu else "gpu"
         noise = brief.noise.sd_bpb / past.reference_bpb if brief.noise else DEFAULT_NOISE_SHARE[profile]
         self._noise = max(noise, 1e-6)
         scale = PROFILE_SCALE[profile]
-        published = list(moves.published_effects(self._situation))
         self._model = EffectModel(
-            space, Point(space.coordinates(past.reference)), published,
-            past.measured(space, self._noise, scale), scale,
-        )  # fmt: skip
+            space,
+            Point(space.coordinates(past.reference)),
+            list(moves.published_effects(situation)),
+            past.measured(space, self._noise, scale),
+            scale,
+        )
         self._known = known_fingerprints(brief)
         self._refused = {title for title, _ in brief.refused} | {h.title for h in brief.queued}
         self._unusable = past.unusable_switches()
@@ -116,11 +117,18 @@ class _Round:
         return [*single, *self._usable(moves.bundles(situation, self._probable_gains(single)))]
 
     def _usable(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Without what was refused, failed before, or breaks a rule of shapes."""
+        """Without what was refused, failed before, breaks a rule of shapes, or says what one before it
+        said.
+        """
         constants, length = self._situation.constants, self._situation.sequence_len
+        first: dict[tuple[object, ...], Candidate] = {}
+        for candidate in candidates:
+            first.setdefault(
+                (candidate.point, *sorted(candidate.overrides.items()), candidate.rewrites), candidate
+            )
         return [
             candidate
-            for candidate in candidates
+            for candidate in first.values()
             if candidate.title not in self._refused
             and not candidate.touches & self._unusable
             and not shape_problems({**constants, **candidate.overrides}, length)
@@ -176,9 +184,11 @@ class _Round:
         left = set(range(len(candidates)))
         while left and len(self._chosen) < n:
             scores = self._scores(candidates, belief) * rank
-            best = max(left, key=lambda index: (scores[index], candidates[index].key))
+            best = max(left, key=lambda index: (scores[index], -index))
             left.discard(best)
-            if self._add(candidates[best], float(belief.mean[best]), float(sd_alone[best]), float(scores[best])):
+            if self._add(
+                candidates[best], float(belief.mean[best]), float(sd_alone[best]), float(scores[best])
+            ):
                 if len(self._chosen) < MAX_PENDING_KNOWN:
                     belief.know(best, self._noise)
                 rank *= _rank_factors(candidates, candidates[best].touches)
@@ -186,7 +196,8 @@ class _Round:
     def _scores(self, candidates: Sequence[Candidate], belief: Belief) -> Array:
         """Expected improvement beyond the noise, as a share of val_bpb, and a little for simpler code.
 
-        Times the root of its probability: far moves promise much improvement rarely, and a campaign has few runs.
+        Times the root of its probability: far moves promise much improvement rarely, and a campaign has few
+        runs.
         """
         mean, sd = belief.mean[: len(candidates)], belief.sd[: len(candidates)]
         margin = MARGIN_NOISE * self._noise

@@ -1,9 +1,10 @@
 """The constants as dimensions of a search: which, on what scale, how far a step goes, and why it matters.
 
-A coordinate is measured in steps: one step is a change that an experienced person would try. Learning rates move
-by factors, shares by sums, decay rates by their distance from 1, weight decays from zero upwards. Constants that
-are not in the table below but look like positive real numbers are searched by factors, so that another train.py
-works too. Batch rows follow from the total batch (`settle`) and are no dimension of their own.
+A coordinate is measured in steps: one step is a change that an experienced person would try. Learning rates
+move by factors, shares by sums, decay rates by their distance from 1, weight decays from zero upwards.
+Constants that are not in the table below but look like positive real numbers are searched by factors, so
+that another train.py works too. Batch rows follow from the total batch (`settle`) and are no dimension of
+their own.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ MEMORY_GROWTH = 1.6
 class Dimension:
     """A constant, or one entry of a tuple, that may be searched.
 
-    `step` is what a step multiplies by (factor), adds (sum), divides the distance to 1 by (decay), or the value one
-    step above zero (from_zero). `spread` is the standard deviation of a step's effect, as a share of val_bpb on
-    the GPU profile, before anything is known.
+    `step` is what a step multiplies by (factor), adds (sum), divides the distance to 1 by (decay), or the
+    value one step above zero (from_zero). `spread` is the standard deviation of a step's effect, as a share
+    of val_bpb on the GPU profile, before anything is known.
     """
 
     name: str
@@ -96,7 +97,9 @@ class Dimension:
         return float(round(1 - _rounded(1 - value), 6)) if self.scale == "decay" else _rounded(value)
 
     def moved(self, value: Scalar, steps: float) -> Scalar | None:
-        """The value `steps` away, rounded as a person would write it; None if that is out of range or no move."""
+        """The value `steps` away, rounded as a person would write it; None if that is out of range or no
+        move.
+        """
         if self.scale == "pattern":
             return None
         result = self._value_at(self.coordinate(value) + steps)
@@ -107,7 +110,9 @@ class Dimension:
         """The values to try next to `value`, nearest moves first."""
         if self.choices:
             here, far = self.coordinate(value), max(2.0, *map(abs, steps))
-            near = (c for c in self.choices if self.scale == "pattern" or abs(self.coordinate(c) - here) <= far)
+            near = (
+                c for c in self.choices if self.scale == "pattern" or abs(self.coordinate(c) - here) <= far
+            )
             return [choice for choice in near if choice != value]
         moved = [self.moved(value, step) for step in steps]
         return list(dict.fromkeys(found for found in moved if found is not None and found != value))
@@ -144,11 +149,13 @@ DIMENSIONS: tuple[Dimension, ...] = (
     Dimension("SHORT_WINDOW_FRAC", "attention", "factor", 2, 1 / 16, 1,
               "most of what predicts the next token is near; a shorter reach is cheaper", 0.0012),
     Dimension("ROPE_BASE", "attention", "factor", 4, 100, 4_000_000,
-              "a larger base turns more channels slowly, which carry content over long distances", 0.0008, whole=True),
+              "a larger base turns more channels slowly, which carry content over long distances",
+              0.0008, whole=True),
     Dimension("LOGIT_SOFTCAP", "loss", "factor", 4 / 3, 4, 100,
               "the cap bounds how sure the model may be of a token", 0.0008),
     Dimension("VALUE_EMBEDDING_EVERY", "embeddings", "sum", 1, 1, 24,
-              "value embeddings hand each token's identity to attention at almost no cost", 0.0025, whole=True),
+              "value embeddings hand each token's identity to attention at almost no cost",
+              0.0025, whole=True),
     Dimension("VALUE_GATE_CHANNELS", "embeddings", "factor", 2, 4, 128,
               "how much of the stream the gate of the value embedding can read", 0.0005, whole=True),
     Dimension("VALUE_GATE_SCALE", "embeddings", "factor", 1.5, 0.5, 8,
@@ -165,7 +172,8 @@ DIMENSIONS: tuple[Dimension, ...] = (
               "how loudly the token itself is heard in every layer at the start", 0.001),
     _rate("MATRIX_LR", 0.002, 0.4, "the size of Muon's steps in the layers' matrices"),
     _rate("EMBEDDING_LR", 0.02, 5, "embeddings get sparse gradients and bear large steps"),
-    _rate("VALUE_EMBEDDING_LR_SCALE", 0.1, 8, "value embeddings may want another rate than token embeddings", 0.0008),
+    _rate("VALUE_EMBEDDING_LR_SCALE", 0.1, 8,
+          "value embeddings may want another rate than token embeddings", 0.0008),
     _rate("UNEMBEDDING_LR", 0.0003, 0.08, "the head sets the scale of the logits early on"),
     _rate("SCALAR_LR", 0.02, 5, "the per-layer factors are few and can move fast", 0.0008),
     Dimension("RESIDUAL_LR_SCALE", "learning rate", "factor", 2, 0.0005, 0.2,
@@ -213,7 +221,15 @@ class Space:
         known = [d for d in DIMENSIONS if isinstance(d.read(constants), int | float | str)]
         names = {dimension.name for dimension in DIMENSIONS} | {"ADAM_EPS", "LR_REFERENCE_WIDTH"}
         guessed = [
-            Dimension(name, "other", "factor", 1.5, value / 100, value * 100, f"what {name} sets may not be best yet")
+            Dimension(
+                name,
+                "other",
+                "factor",
+                1.5,
+                value / 100,
+                value * 100,
+                f"what {name} sets may not be best yet",
+            )
             for name, value in constants.items()
             if name not in names and isinstance(value, float) and 1e-6 <= value <= 1e5
         ]
@@ -244,8 +260,8 @@ def settle(
 ) -> dict[str, ConstantValue]:
     """`overrides` with fewer rows a forward pass where that is needed; the mathematics stays the same.
 
-    Rows are halved while the total batch is no multiple of them, and while a larger model would take more than
-    `MEMORY_GROWTH` times the memory of the `reference` for its activations.
+    Rows are halved while the total batch is no multiple of them, and while a larger model would take more
+    than `MEMORY_GROWTH` times the memory of the `reference` for its activations.
     """
     settled = dict(overrides)
     together = {**constants, **settled}
@@ -256,7 +272,10 @@ def settle(
     before = rows
     while rows > 1 and (
         total % (rows * sequence_len)
-        or (limit and (_activation_share({**together, "DEVICE_BATCH_SIZE": rows}) or 0) > MEMORY_GROWTH * limit)
+        or (
+            limit
+            and (_activation_share({**together, "DEVICE_BATCH_SIZE": rows}) or 0) > MEMORY_GROWTH * limit
+        )
     ):
         rows //= 2
     if rows != before:

@@ -1,7 +1,7 @@
 """Known changes of train.py's code, as small replacements of text.
 
-A rewrite replaces passages that must each occur exactly once; where one does not, it raises EditError that names the
-passage, and nothing is half-changed. The order of a rewrite's passages is the file's.
+A rewrite replaces passages that must each occur exactly once; where one does not, it raises EditError that
+names the passage, and nothing is half-changed. The order of a rewrite's passages is the file's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class Rewrite:
     passages: tuple[tuple[str, str], ...]
 
     def __call__(self, source: str) -> str:
-        """The rewritten source. Raises EditError if a passage is missing, ambiguous, or the result no Python."""
+        """The rewritten source. Raises EditError if a passage is missing, ambiguous, or the result no
+        Python.
+        """
         for before, after in self.passages:
             found = source.count(before)
             if found != 1:
@@ -63,7 +65,8 @@ DECAY_SCHEDULE = "    return WEIGHT_DECAY * (1 - progress * (1 - FINAL_WEIGHT_DE
 REWRITES: dict[str, Rewrite] = {
     "sharper-queries": _replace((QUERY, QUERY.replace("= normalise(", "= 1.2 * normalise("))),
     "gated-heads": _replace(
-        (OUTPUT_MATRIX, OUTPUT_MATRIX + "        self.head_gate = nn.Linear(VALUE_GATE_CHANNELS, width // HEAD_DIM, bias=False)\n"),
+        (OUTPUT_MATRIX, OUTPUT_MATRIX +
+         "        self.head_gate = nn.Linear(VALUE_GATE_CHANNELS, width // HEAD_DIM, bias=False)\n"),
         (OUTPUT, "        open_share = 2 * torch.sigmoid(self.head_gate(x[..., :VALUE_GATE_CHANNELS]))\n"
          "        mixed = mixed.transpose(1, 2) * open_share.unsqueeze(-1)\n"
          "        return self.output(mixed.reshape(x.shape))\n"),
@@ -102,7 +105,9 @@ REWRITES: dict[str, Rewrite] = {
         (MLP_BODY, "        gate, value = self.up(x).chunk(2, dim=-1)\n"
          "        return self.down(F.silu(gate) * value)\n"),
     ),
-    "leaky-relu-squared": _replace((MLP_BODY, MLP_BODY.replace("F.relu(self.up(x))", "F.leaky_relu(self.up(x), 0.5)"))),
+    "leaky-relu-squared": _replace(
+        (MLP_BODY, MLP_BODY.replace("F.relu(self.up(x))", "F.leaky_relu(self.up(x), 0.5)")),
+    ),
     "parallel-layer": _replace(
         (LAYER_BODY, "        normal = normalise(x)\n"
          "        return x + self.attention(normal, token_value, cosine, sine, mask) + self.mlp(normal)\n"),
@@ -115,6 +120,8 @@ REWRITES: dict[str, Rewrite] = {
     "clipped-gradients": _replace(
         (UPDATE_LOOP, "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n" + UPDATE_LOOP),
     ),
-    "decay-follows-rate": _replace((DECAY_SCHEDULE, "    return WEIGHT_DECAY * learning_rate_factor(progress)\n")),
+    "decay-follows-rate": _replace(
+        (DECAY_SCHEDULE, "    return WEIGHT_DECAY * learning_rate_factor(progress)\n"),
+    ),
 }  # fmt: skip
 """The rewrites by the key of the catalogue's entry."""
