@@ -35,6 +35,7 @@ __all__ = [
     "Run",
     "RunResult",
     "RunStatus",
+    "Scalar",
     "SourceEdit",
     "Tool",
     "ToolStatus",

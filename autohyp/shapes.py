@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from autohyp.records import ConstantValue, Scalar
 
-__all__ = ["SEQUENCE_LEN", "shape_problems"]
+__all__ = ["SEQUENCE_LEN", "Bounds", "shape_problems"]
 
 SEQUENCE_LEN = {"cpu": 256, "gpu": 2048}
 """Tokens a row by profile, as prepare.py packs them."""

@@ -27,6 +27,7 @@ from autohyp.records import ConstantsEdit, ConstantValue, DiffEdit, Edit, Scalar
 
 __all__ = [
     "TARGET_NAME",
+    "Hunk",
     "apply_edit",
     "apply_patch",
     "fingerprint",

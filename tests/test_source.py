@@ -52,9 +52,15 @@ def f() -> int:
 
 def test_reads_what_is_a_constant() -> None:
     assert read_constants(SOURCE) == {
-        "BATCH": 524288, "LR": 0.04, "BETAS": (0.8, 0.95), "BASE": 10_000, "NEGATIVE": -1.5, "PATTERN": "SSSL",
-        "FLAG": True, "WIDTH": 512,
-    }  # fmt: skip
+        "BATCH": 524288,
+        "LR": 0.04,
+        "BETAS": (0.8, 0.95),
+        "BASE": 10_000,
+        "NEGATIVE": -1.5,
+        "PATTERN": "SSSL",
+        "FLAG": True,
+        "WIDTH": 512,
+    }
 
 
 def test_reads_the_template() -> None:
@@ -218,11 +224,18 @@ def test_spelling_makes_no_difference(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("A = 1\n", "A = 2\n"), ("A = 1\n", "A = 1.0\n"), ("A = 1\n", "A = True\n"), ("A = '1'\n", "A = 1\n"),
-        ("x = a + b\n", "x = b + a\n"), ("A = 1\nB = 2\n", "B = 2\nA = 1\n"), ("f(a=1)\n", "f(b=1)\n"),
-        ("x = [1, 2]\n", "x = (1, 2)\n"), ("def f(a, /): 0\n", "def f(a): 0\n"), ("x = f(None)\n", "x = f()\n"),
+        ("A = 1\n", "A = 2\n"),
+        ("A = 1\n", "A = 1.0\n"),
+        ("A = 1\n", "A = True\n"),
+        ("A = '1'\n", "A = 1\n"),
+        ("x = a + b\n", "x = b + a\n"),
+        ("A = 1\nB = 2\n", "B = 2\nA = 1\n"),
+        ("f(a=1)\n", "f(b=1)\n"),
+        ("x = [1, 2]\n", "x = (1, 2)\n"),
+        ("def f(a, /): 0\n", "def f(a): 0\n"),
+        ("x = f(None)\n", "x = f()\n"),
     ],
-)  # fmt: skip
+)
 def test_meaning_makes_a_difference(one: str, other: str) -> None:
     assert fingerprint(one) != fingerprint(other)
 

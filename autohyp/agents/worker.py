@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError
 from autohyp.execution.sandbox.base import Limits, Sandbox
 from autohyp.execution.trainer import OutcomeStatus, TrainingJob, TrainingOutcome, run_training
-from autohyp.execution.workspace import Workspace
+from autohyp.execution.workspace import Workspace, remove_tree
 from autohyp.journal import Draft
 from autohyp.journal.events import Event, RunFinished, RunLost
 from autohyp.paths import CampaignPaths
@@ -177,7 +176,7 @@ class Worker:
         """Remove what this worker, or one of the same name before it, left behind."""
         if self._place.exists():
             self._workspace.remove_checkout(self._place / "source")
-            shutil.rmtree(self._place, ignore_errors=True)
+            remove_tree(self._place)
 
 
 def _measurements(outcome: TrainingOutcome) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""Commands that look at a campaign: status, show, diff, log, best, report, and sync, which writes its files
-again.
+"""Commands that look at a campaign: status, show, diff, log, best, report, and sync (its files again).
 
 They read the journal and need neither Ray nor the machine that ran it, so a copied campaign folder is enough.
 """
@@ -244,7 +243,7 @@ def _print_champion(state: CampaignState, document: dict[str, Any]) -> None:
     score = "-" if document["val_bpb"] is None else f"{document['val_bpb']:.6f}"
     lines = [
         Text.assemble((score, "bold green"), f" val_bpb  {document['title']}"),
-        Text(f"{document['experiment_id']}, {document['num_runs']} run(s), commit {document['commit']}"),
+        Text(f"{document['experiment_id']}, {document['num_runs']} run(s), commit {document['commit'][:12]}"),
     ]
     if document["gain_over_baseline_bpb"] is not None:
         error = document["gain_over_baseline_standard_error_bpb"]

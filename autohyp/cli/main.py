@@ -1,5 +1,4 @@
-"""The `autohyp` command: puts the groups of commands together and turns every error into one line and an
-exit code.
+"""The `autohyp` command: all groups of commands, and every error as one line and an exit code.
 
 A group is a module with `register(app)`. Modules are imported here, so they must be cheap to import: Ray
 and torch are imported inside the commands that need them.

@@ -93,9 +93,7 @@ def update_state(state: CampaignState, reader: JournalReader) -> None:
 
 
 def resolve_experiment(state: CampaignState, name: str) -> ExperimentEntry:
-    """The experiment that `name` means: an id, a unique beginning of one, a number, `baseline` or
-    `champion`.
-    """
+    """The experiment that `name` means: an id or a unique beginning of one, a number, or a role."""
     if name in ("baseline", "champion"):
         found = state.baseline if name == "baseline" else state.champion
         if found is None:

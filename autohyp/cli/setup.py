@@ -53,9 +53,7 @@ def init(
         typer.Option("--force", help="Use a folder that holds other files; files already there are kept."),
     ] = False,
 ) -> None:
-    """Lay out a campaign folder: train.py, prepare.py, program.md and a campaign.yaml that explains every
-    field.
-    """
+    """Lay out a campaign folder: train.py, prepare.py, program.md, and a self-explaining campaign.yaml."""
     written, kept = lay_out(directory, force=force)
     for name in kept:
         typer.echo(f"autohyp: kept {directory / name}, which was there", err=True)
@@ -63,8 +61,7 @@ def init(
 
 
 def lay_out(directory: Path, *, force: bool = False) -> tuple[list[str], list[str]]:
-    """Write the files; returns the names written and, with `force`, those that were there and stay as they
-    are.
+    """Write the files; returns the names written and, with `force`, those that were there and stay.
 
     Without `force` the folder appears whole or not at all. Raises ConfigError for a folder that is in use.
     """

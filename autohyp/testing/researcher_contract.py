@@ -221,9 +221,14 @@ def _survives_failures(make: MakeResearcher, target: Target) -> None:
         experiment = campaign.run(hypothesis)
         orphan = "exp-9999-gone" if verdict is Verdict.INVALID else experiment.parent_experiment_id
         campaign.history[-1] = experiment.model_copy(
-            update={"verdict": verdict, "mean_bpb": None, "gain_bpb": None, "gain_sd_bpb": None,
-                    "parent_experiment_id": orphan}
-        )  # fmt: skip
+            update={
+                "verdict": verdict,
+                "mean_bpb": None,
+                "gain_bpb": None,
+                "gain_sd_bpb": None,
+                "parent_experiment_id": orphan,
+            }
+        )
         researcher.observe(campaign.history[-1])
     researcher.propose(campaign.brief(), 3)
 
@@ -242,9 +247,13 @@ def _survives_others(make: MakeResearcher, target: Target) -> None:
         (n, v) for n, v in read_constants(target.source).items() if isinstance(v, float) and v > 0
     )
     foreign = Hypothesis(
-        hypothesis_id="h-1", title="by hand", rationale="a hunch", edit=ConstantsEdit(overrides={name: value * 1.7}),
-        kind="hunch", researcher="external",
-    )  # fmt: skip
+        hypothesis_id="h-1",
+        title="by hand",
+        rationale="a hunch",
+        edit=ConstantsEdit(overrides={name: value * 1.7}),
+        kind="hunch",
+        researcher="external",
+    )
     late = foreign.model_copy(update={"hypothesis_id": "h-2", "edit": ConstantsEdit(overrides={"GONE": 1})})
     campaign.run(foreign)
     make().propose(campaign.brief(queued=[late]), 3)
@@ -256,9 +265,14 @@ def _never_runs_dry(make: MakeResearcher, target: Target) -> None:
     many = researcher.propose(campaign.brief(), 250)
     for hypothesis in many:
         campaign.history.append(
-            past_experiment(len(campaign.history) + 1, hypothesis,
-                            apply_edit(campaign.champion_source, hypothesis.edit), campaign.champion, -NOISE_BPB)
-        )  # fmt: skip
+            past_experiment(
+                len(campaign.history) + 1,
+                hypothesis,
+                apply_edit(campaign.champion_source, hypothesis.edit),
+                campaign.champion,
+                -NOISE_BPB,
+            )
+        )
     _require(
         bool(researcher.propose(campaign.brief(), 1)), f"after {len(many)} experiments it had no idea left"
     )

@@ -24,7 +24,7 @@ from autohyp.records import (
     Verdict,
 )
 from autohyp.researchers.base import Researcher, seeded_rng
-from autohyp.source import apply_edit, fingerprint, read_constants, set_constants
+from autohyp.source import apply_edit, fingerprint, read_constants
 
 __all__ = ["TOY_SOURCE", "Bowl", "RandomResearcher", "SearchGame"]
 
@@ -145,7 +145,6 @@ class SearchGame:
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
-        self._noises = self._rng
         self.champion_source = self.source
         baseline = Hypothesis(hypothesis_id="baseline", title="baseline", rationale="", edit=None,
                               kind=BASELINE_KIND, researcher="game")  # fmt: skip
@@ -199,9 +198,3 @@ class SearchGame:
         )  # fmt: skip
         self.history.append(experiment)
         return experiment
-
-
-def with_profile(source: str, constants: Mapping[str, ConstantValue]) -> str:
-    """`source` with a profile's starting constants, those that it has."""
-    known = read_constants(source)
-    return set_constants(source, {name: value for name, value in constants.items() if name in known})

@@ -1,5 +1,4 @@
-"""What a researcher, a person or an older tool reads before proposing: research_brief.json,
-search_model.md, tools.
+"""What is read before proposing: research_brief.json, search_model.md, tools/registry.json.
 
 All three are computed from the state, so a copied journal rebuilds them. They are views: editing them
 changes nothing in the campaign (`autohyp sync` writes them again).
@@ -24,9 +23,7 @@ _PAST_SHOWN = 50
 
 
 def research_brief(state: CampaignState) -> dict[str, Any]:
-    """research_brief.json; `generated_at` is the time of the last event, so equal journals give equal
-    briefs.
-    """
+    """research_brief.json; generated, it says, at the last event, so equal journals give equal briefs."""
     champion = state.champion
     return {
         "generated_at": to_seconds(facts.last_ts(state)),
@@ -164,9 +161,7 @@ def tool_registry(state: CampaignState) -> dict[str, Any]:
 
 
 def search_model(state: CampaignState) -> str:
-    """The observer's beliefs in words: the theory, the phase of the search, what each kind of change was
-    worth.
-    """
+    """The observer's beliefs: the theory, the phase of the search, what each kind of change was worth."""
     sections = [
         "# Search model",
         "Written from the journal; editing it changes nothing. Gains are in bpb, positive is better.",

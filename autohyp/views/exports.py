@@ -36,6 +36,7 @@ __all__ = [
     "result_document",
     "run_events",
     "table_row",
+    "tsv_line",
     "tsv_row",
 ]
 
@@ -207,9 +208,7 @@ def result_document(entry: ExperimentEntry, measured: dict[str, Any]) -> dict[st
 
 
 def _execution_status(entry: ExperimentEntry) -> str:
-    """Failed when the decision says so; before one, when a run did. A champion may lose a later run and
-    stays complete.
-    """
+    """Failed when the decision says so, before one when a run did; a champion may lose a later run."""
     verdict = _latest_verdict(entry)
     if verdict is None:
         return "completed" if entry.results and entry.results[-1].is_measured else "failed"

@@ -60,9 +60,7 @@ def noise_floor(state: CampaignState) -> NoiseFloor | None:
 
 
 def champion_against_baseline(state: CampaignState) -> Comparison | None:
-    """The champion's gain over the baseline, with the standard error that the noise and the numbers of runs
-    give.
-    """
+    """The champion's gain over the baseline, its standard error by the noise and the numbers of runs."""
     champion, baseline = state.champion, state.baseline
     if champion is None or baseline is None or champion.mean_bpb is None or baseline.mean_bpb is None:
         return None

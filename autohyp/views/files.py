@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from json.encoder import encode_basestring_ascii
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def json_text(document: Any) -> str:
-    """JSON for people: objects indented, plain lists on a line, plain ASCII (some readers split lines at
-    U+2028).
+    """JSON for people: objects indented, plain lists on a line, ASCII (some readers split at U+2028).
 
     Written here because `json.dumps` leaves its fast encoder as soon as it is to indent.
     """
@@ -40,7 +40,9 @@ def _scalar(value: Any) -> str:
     kind = type(value)
     if kind is str:
         return encode_basestring_ascii(value)
-    return repr(value) if kind is int else _encode(value)
+    if kind is int or (kind is float and isfinite(value)):
+        return repr(value)
+    return "null" if value is None else _encode(value)
 
 
 class FileWriter:

@@ -8,6 +8,7 @@ is data here: it is cleaned and never read as markup.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,7 @@ VERDICT_STYLES = {
 """A sign and a style per verdict; the word itself is always beside them."""
 
 _SPARK_WIDTH = 40
+_MAX_WORKERS = 16
 
 
 def verdict_mark(verdict: Verdict | None) -> Text:
@@ -123,8 +125,12 @@ def _workers(state: CampaignState, workers: list[WorkerLive], now: str) -> Rende
     table.add_column(no_wrap=True, width=10)
     table.add_column(no_wrap=True, width=12)
     table.add_column(no_wrap=True, justify="right", width=11)
-    for worker in workers:
+    for worker in workers[:_MAX_WORKERS]:
         table.add_row(*_worker_cells(worker, now))
+    left_out = Counter(worker.state if is_fresh(worker, now) else "gone" for worker in workers[_MAX_WORKERS:])
+    if left_out:
+        states = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
+        table.add_row(Text("…"), Text(f"{left_out.total()} more: {states}", style="dim"))
     if not workers:
         for run in state.in_flight.values():
             title = clean_line(state.experiments[run.experiment_id].experiment.hypothesis.title)
@@ -182,7 +188,8 @@ def _decisions(state: CampaignState, count: int) -> RenderableType:
 
 def _footer(state: CampaignState) -> RenderableType:
     counts = facts.verdict_counts(state)
-    words = [f"{len(state.decision_order)} decided: {counts['keep']} kept, {counts['discard']} discarded"]
+    kept = f"the baseline, {counts['keep'] - 1} kept, " if counts["keep"] else ""
+    words = [f"{len(state.decision_order)} decided: {kept}{counts['discard']} discarded"]
     failed = counts["crash"] + counts["invalid"]
     if failed:
         words.append(f"{failed} failed")
@@ -193,8 +200,7 @@ def _footer(state: CampaignState) -> RenderableType:
 
 
 class LiveScreen:
-    """A context manager that shows a campaign: the screen above on a terminal, lines as things happen
-    elsewhere.
+    """A context manager that shows a campaign: the screen on a terminal, plain lines elsewhere.
 
     Draws only in `update`, so it costs nothing in between; the last screen stays when the context ends.
     """

@@ -99,9 +99,7 @@ def draw_progress(data: PictureData) -> bytes:
 
 
 def _limits(data: PictureData) -> tuple[float, float]:
-    """The action is between the best and the baseline; leave room for labels below and for most points
-    above.
-    """
+    """The action is between the best and the baseline, with room for labels below and most points above."""
     best = min(y for _, y, _ in data.kept)
     top = data.kept[0][1]
     points = sorted(y for _, y in data.discarded)

@@ -186,7 +186,8 @@ def _tried(entries: list[dict[str, Any]]) -> RenderableType:
 
 def _cost(document: dict[str, Any]) -> RenderableType:
     counts = document["verdicts"]
-    tried = f"{document['experiments']} experiments: {counts['keep']} kept, {counts['discard']} discarded, "
+    kept = f"the baseline, {counts['keep'] - 1} kept, " if counts["keep"] else ""
+    tried = f"{document['experiments']} experiments: {kept}{counts['discard']} discarded, "
     tried += f"{counts['crash']} crashed, {counts['invalid']} invalid"
     tried += f"; {document['refused_hypotheses']} ideas refused before they ran"
     lost = document["begun_runs"] - document["finished_runs"]

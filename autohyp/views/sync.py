@@ -1,10 +1,10 @@
-"""Write a campaign's folder from its journal: everything but the journal, the repository and the logs is a
-view.
+"""Write a campaign's folder from its journal: all but the journal, the repository and the logs is a view.
 
-`sync_experiment` writes the files of one experiment and is called as things happen, `sync_tables` the two
-tables, `sync_all` everything, pictures included. The same journal gives the same bytes on every machine (no
-present time, no path, nothing of the host), files are replaced whole, and a file that would not change is
-left alone. Views never delete: logs, `live/` and what others put beside are not touched.
+`sync_experiment` writes the files of one experiment and is called as things happen, `sync_tables` (or a
+`TableWriter`, which remembers what it rendered) the two tables, `sync_picture` the picture, `sync_all`
+everything. The same journal gives the same bytes on every machine (no present time, no path, nothing of the
+host), files are replaced whole, and a file that would not change is left alone. Views never delete: logs,
+`live/` and what others put beside are not touched.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ class SyncReport:
 
 
 def sync_experiment(paths: CampaignPaths, state: CampaignState, experiment_id: str) -> SyncReport:
-    """Write plans/<id>.json and .md, and runs/<id>/ of one experiment. Raises CampaignError when there is
-    none.
-    """
+    """Write plans/<id>.json and .md, and runs/<id>/. Raises CampaignError when there is no experiment."""
     entry = state.experiments.get(experiment_id)
     if entry is None:
         raise CampaignError(f"no experiment {experiment_id} in campaign {state.tag}")

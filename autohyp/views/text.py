@@ -107,9 +107,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Values as a row of at most `width` bars, the lowest value the lowest bar; thinned evenly when too
-    many.
-    """
+    """Values as a row of at most `width` bars, the lowest value the lowest; thinned evenly when too many."""
     if not values or width < 1:
         return ""
     if len(values) > width:

@@ -178,7 +178,7 @@ def noise_only(campaign_number: int, **decisions: Any) -> CampaignState:
     """A campaign of twelve changes without any effect."""
     values = [1e-3 * (20 * campaign_number + n) for n in range(1, 13)]
     hypotheses = [make_hypothesis(f"noise-{value}", {"WEIGHT_DECAY": value}) for value in values]
-    campaign = simulate(hypotheses, {"max_experiments": 13}, **decisions)
+    campaign = simulate(hypotheses, {"max_experiments": 13}, objective=ScriptedObjective(), **decisions)
     campaign.play()
     return campaign.ledger.state()
 

@@ -1,4 +1,4 @@
-"""The repository: every experiment has its commit, checkouts go away, and nobody's settings or hooks count."""
+"""The repository: every experiment has its commit, checkouts go away, nobody's settings or hooks count."""
 
 from __future__ import annotations
 
@@ -224,11 +224,11 @@ def test_a_checkout_is_removed_even_when_the_run_broke_it(
 _AS_AN_ORDINARY_USER = """
 import os, sys
 from pathlib import Path
+from autohyp.execution.workspace import remove_tree
 folder = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
-from autohyp.execution.workspace import remove_tree
 (folder / "a" / "b").mkdir(parents=True)
 (folder / "a" / "b" / "c").write_text("x")
 for path in (folder / "a" / "b", folder / "a", folder):
@@ -273,11 +273,11 @@ def write_hooks(folder: Path, marker: Path) -> None:
         hook.chmod(0o755)
 
 
-def life_of_an_experiment(workspace: Workspace, place: Path) -> None:
-    commit = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m")
+def life_of_an_experiment(workspace: Workspace, place: Path, source: str = "LR = 2\n") -> None:
+    commit = workspace.commit_experiment("exp-0001", "champion", source, "m")
     workspace.set_champion(commit.commit)
     with workspace.checkout(commit.commit, place) as folder:
-        assert (folder / "train.py").read_bytes() == b"LR = 2\n"
+        assert (folder / "train.py").read_bytes() == source.encode()
     assert commit.diff.startswith("diff --git a/train.py b/train.py")
 
 
@@ -287,7 +287,7 @@ def test_hooks_of_the_repository_never_run(workspace: Workspace, repository: Pat
     life_of_an_experiment(workspace, tmp_path / "tree")
     assert not marker.exists()
     git(repository, "config", "core.hooksPath", str(repository / "hooks"))
-    life_of_an_experiment(Workspace(repository), tmp_path / "tree")
+    life_of_an_experiment(Workspace(repository), tmp_path / "tree", "LR = 3\n")
     assert not marker.exists()
     git(repository, "branch", "proof", "champion")
     assert marker.exists(), "the same hooks do run for a plain git"

@@ -111,6 +111,14 @@ def test_the_screen_before_anything_was_measured(state: CampaignState) -> None:
     )
 
 
+def test_a_large_fleet_fits_on_a_screen(state: CampaignState) -> None:
+    now = facts.last_ts(state)
+    workers = [WorkerLive(worker_id=f"worker-{i:03d}", updated_at=now) for i in range(200)]
+    text = screen_text(state, workers, now)
+    assert "184 more: 184 idle" in text
+    assert len(text.splitlines()) <= 40
+
+
 def test_a_silent_worker_is_shown_as_gone(state: CampaignState) -> None:
     then = facts.last_ts(state)
     text = screen_text(state, workers_of(state, then), plus_seconds(then, 120))

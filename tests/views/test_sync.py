@@ -369,7 +369,7 @@ def test_tables_alone(folder: CampaignPaths, state: CampaignState, tmp_path: Pat
 
 
 def test_tables_written_again_are_as_if_written_once(tmp_path: Path, shape: CampaignShape) -> None:
-    """Every step of a campaign through one writer, against a fresh one: keeps, replicates, later runs, notes."""
+    """Every step of a campaign through one writer, against a fresh one at the end."""
     paths, fresh = CampaignPaths(tmp_path / "steps"), CampaignPaths(tmp_path / "fresh")
     writer, state = TableWriter(paths), CampaignState()
     for entry in campaign_entries(shape):

@@ -149,7 +149,7 @@ def _cpu(mean: float, sd: float) -> Effect:
 BATCH = (
     _constant("halve-batch", "Halve the batch", "batch", _times("TOTAL_BATCH_SIZE", 1 / 2),
               _bpb(-0.0110, 0.0020, "mar8 bea057b -0.0119; trials -0.0081 +- 0.0016"),
-              "Within a fixed time twice the steps are worth more than cleaner gradients, below the critical batch.",
+              "Below the critical batch, twice the steps are worth more than cleaner gradients.",
               _cpu(-0.004, 0.012)),
     _constant("quarter-batch", "Quarter the batch", "batch", _times("TOTAL_BATCH_SIZE", 1 / 4),
               _bpb(-0.0010, 0.0060, "trials +0.0014 +- 0.0066; mar8 e05a87d crashed for its shape"),
@@ -254,7 +254,7 @@ RATES = (
               "Smaller steps with the smaller batch's noisier gradients.",
               _cpu(0.004, 0.005)),
     _constant("matrix-lr-up", "Muon rate up by half", "learning rate", _times("MATRIX_LR", 1.5),
-              _bpb(0.0025, 0.0016, "trials +0.0021 +- 0.0015, at half batch +0.0034; mar8 ccf6012 +0.0008 at x1.13"),
+              _bpb(0.0025, 0.0016, "trials +0.0021 +- 0.0015, at half batch +0.0034; mar8 ccf6012"),
               "With few steps, each must go far.", _cpu(-0.001, 0.008)),
     _constant("scalar-lr-down", "Scalar rate down to 0.6 of it", "learning rate", _times("SCALAR_LR", 0.6),
               _bpb(-0.0001, 0.0007, "mar8 77d7a47 +0.0003; trials +0.0002, at half batch -0.0007"),
@@ -382,7 +382,7 @@ WEIGHTS = (
 
 CODE = (
     _structural("sharper-queries", "Queries 1.2 times longer", "attention",
-                _bpb(-0.0008, 0.0012, "QK gain in github.com/karpathy/nanochat and KellerJordan/modded-nanogpt"),
+                _bpb(-0.0008, 0.0012, "QK gain in nanochat and modded-nanogpt on github.com"),
                 "Normalised queries and keys bound the attention logits; a gain lets heads be sure."),
     _structural("gated-heads", "A gate on every attention head", "attention",
                 _bpb(-0.0015, 0.0020, "Qiu et al. 2025, arXiv 2505.06708; modded-nanogpt's attention gate"),

@@ -22,7 +22,7 @@ from scipy.special import ndtr
 from autohyp.errors import EditError
 from autohyp.records import Brief, ConstantsEdit, Hypothesis, PastExperiment, Prediction, Verdict
 from autohyp.researchers.base import known_fingerprints, seeded_rng
-from autohyp.researchers.library import moves
+from autohyp.researchers.library import combining, moves
 from autohyp.researchers.library.effects import Array, Belief, EffectModel, Point, expected_improvement
 from autohyp.researchers.library.moves import Candidate, Situation
 from autohyp.researchers.library.past import hypothesis_key
@@ -110,11 +110,11 @@ class _Round:
             [
                 *moves.catalogue_moves(situation),
                 *moves.neighbours(situation),
-                *moves.combinations(situation),
+                *combining.combinations(situation),
                 *moves.ablations(situation),
             ]
         )
-        return [*single, *self._usable(moves.bundles(situation, self._probable_gains(single)))]
+        return [*single, *self._usable(combining.bundles(situation, self._probable_gains(single)))]
 
     def _usable(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Without what was refused, failed before, breaks a rule of shapes, or says what one before it
@@ -148,7 +148,7 @@ class _Round:
         return [candidates[index] for index in probable]
 
     def _leaps(self, rng: random.Random, reach_steps: float) -> list[Candidate]:
-        return self._usable(moves.leaps(self._situation, rng, LEAPS_PER_ROUND, reach_steps))
+        return self._usable(combining.leaps(self._situation, rng, LEAPS_PER_ROUND, reach_steps))
 
     # -- choice --------------------------------------------------------------------------------
 
