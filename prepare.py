@@ -1563,7 +1563,7 @@ class ModelAnswers:
         size = self.device_batch_size
         for first in range(0, len(rows), size):
             count = min(size, len(rows) - first)
-            # A compiled graph wants one shape; on a CPU rows that do not count would cost as much as the others.
+            # A compiled graph wants one shape; on a CPU, rows that do not count cost as much as others.
             batch = np.zeros((count if self.device.type == "cpu" else size, rows.shape[1]), np.int32)
             batch[:count] = rows[first : first + count]
             yield torch.from_numpy(batch).to(self.device).long(), count

@@ -84,6 +84,11 @@ class CampaignPaths:
         return self.root / "live" / "workers"
 
     @property
+    def driver(self) -> Path:
+        """Names the process that drives the campaign now."""
+        return self.root / "live" / "driver.json"
+
+    @property
     def worktrees(self) -> Path:
         """Checkouts of runs in progress; empty when nothing runs."""
         return self.root / "live" / "worktrees"

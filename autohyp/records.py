@@ -60,8 +60,7 @@ def utc_now() -> str:
 class Record(BaseModel):
     """Base of all records: immutable, and an unknown field is an error."""
 
-    # Not as null, which would not be read back: a figure that is none must fail where it is written.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------

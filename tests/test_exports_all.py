@@ -43,7 +43,7 @@ def assigned(name: str) -> set[str]:
     """Names that the module assigns at its top level."""
     nodes = [node for node in TREES[name].body if isinstance(node, ast.Assign | ast.AnnAssign)]
     targets = [t for node in nodes for t in (node.targets if isinstance(node, ast.Assign) else [node.target])]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
 def taken_over(name: str) -> set[str]:

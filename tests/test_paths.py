@@ -34,7 +34,7 @@ def test_a_campaign_that_is_not_there_is_one_line_that_names_the_others(tmp_path
         find_campaign(tmp_path / "nowhere", None)
     begin(tmp_path, "a", 1)
     begin(tmp_path, "b", 2)
-    with pytest.raises(CampaignError, match="no campaign 'c' under .*; there are: b, a"):
+    with pytest.raises(CampaignError, match=r"no campaign 'c' under .*; there are: b, a"):
         find_campaign(tmp_path, "c")
 
 

@@ -7,15 +7,15 @@ Several callers' changes are committed with one fsync (`commit`). The state hand
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autohyp.errors import JournalError
 from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, replay
 from autohyp.journal.file import read_journal
-from autohyp.paths import CampaignPaths, write_atomic
+from autohyp.paths import CampaignPaths
 from autohyp.records import WorkerLive, utc_now
+from autohyp.views.workers import write_worker
 
 __all__ = ["Ledger", "Request"]
 
@@ -80,7 +80,7 @@ class Ledger:
         self.live[live.worker_id] = live
         if before is None or before.state != live.state or before.updated_at[:19] != live.updated_at[:19]:
             try:
-                write_atomic(self._paths.live_workers / f"{live.worker_id}.json", _live_file(live))
+                write_worker(self._paths, live)
             except OSError:
                 return
 
@@ -95,27 +95,3 @@ class Ledger:
     def _take_back(self) -> None:
         """The disk refused: go back to what it holds."""
         self._replay(read_journal(self._paths.journal))
-
-
-def _live_file(live: WorkerLive) -> str:
-    """The file that the older systems' monitors read (docs/formats.md)."""
-    progress = live.progress.model_dump(mode="json") if live.progress else {}
-    return json.dumps(
-        {
-            "worker_id": live.worker_id,
-            "node_id": live.node_id,
-            "gpu_id": live.gpu_id,
-            "run_id": live.run_id,
-            "state": live.state,
-            "updated_at": live.updated_at,
-            "pid": live.pid,
-            "commit": live.commit,
-            "hypothesis_id": live.hypothesis_id,
-            "title": live.title,
-            "notes": "",
-            "metrics": {},
-            "progress": progress,
-            "paths": {},
-        },
-        indent=2,
-    )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from autohyp.journal import CampaignState
 from autohyp.paths import CampaignPaths
-from autohyp.views.sync import sync_experiment, sync_picture, sync_tables
+from autohyp.views.sync import TableWriter, sync_experiment, sync_picture
 
 __all__ = ["Scribe"]
 
@@ -27,6 +27,7 @@ class Scribe:
     def __init__(self, paths: CampaignPaths, clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = paths
         self._clock = clock
+        self._tables = TableWriter(paths)
         self._written: dict[str, tuple[int, int, bool]] = {}
         self._num_decided = -1
         self._num_drawn = -1
@@ -48,7 +49,7 @@ class Scribe:
                 self._written[experiment_id] = mark
         decided = len(state.decision_order)
         if decided != self._num_decided:
-            sync_tables(self._paths, state)
+            self._tables.sync(state)
             self._num_decided = decided
         now = self._clock()
         if decided != self._num_drawn and now - self._drawn_at >= PICTURE_INTERVAL_S:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import typer
 from rich.console import Console
 
 from autohyp.agents.campaign import create_campaign, data_facts, new_tag, open_config
+from autohyp.agents.driver import driver_process
 from autohyp.cli.options import ResearchOption, TagOption
 from autohyp.config import CampaignConfig, load_config
 from autohyp.errors import CampaignError, ConfigError
@@ -144,17 +144,16 @@ def resume(
 
 def stop(research: ResearchOption = Path("research"), tag: TagOption = None) -> None:
     """End a campaign that runs on this machine: what runs is given up, nothing that was measured is lost."""
-    from autohyp.cluster.session import driver_process
-
     paths = find_campaign(research, tag)
     process = driver_process(paths)
     if process is None:
         raise CampaignError(f"campaign {paths.tag} is not running on {socket.gethostname()}")
     process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_WAIT_S)
-    except psutil.TimeoutExpired:
-        raise CampaignError(f"process {process.pid} did not end within {STOP_WAIT_S:g} s") from None
+    deadline = time.monotonic() + STOP_WAIT_S
+    while driver_process(paths) is not None:  # not its pid: whoever started it may not have reaped it
+        if time.monotonic() > deadline:
+            raise CampaignError(f"process {process.pid} did not end within {STOP_WAIT_S:g} s") from None
+        time.sleep(0.1)
     Console().print(f"campaign {paths.tag} is stopped; `autohyp resume --tag {paths.tag}` goes on")
 
 
@@ -201,6 +200,12 @@ def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, conso
     # Ray takes its time to import, and reads its settings from the environment then.
     from autohyp.cluster.session import Session, local_cluster
 
+    running = driver_process(paths)
+    if running is not None:
+        raise CampaignError(
+            f"campaign {paths.tag} runs already (process {running.pid}); "
+            f"`autohyp stop --tag {paths.tag}` ends it"
+        )
     follower = _Follower(paths)
     interrupted, error = False, None
     with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url:

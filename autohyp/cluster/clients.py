@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from autohyp.journal import CampaignState, Draft
 from autohyp.records import WorkerLive
 
-__all__ = ["ActorHandle", "ObjectRef", "RayLedger"]
+__all__ = ["ActorHandle", "ObjectRef", "RayLedger", "last_line"]
 
 ActorHandle = Any
 """A handle to an actor: Ray gives its remote methods no static types."""
@@ -40,3 +41,9 @@ class RayLedger:
     def heartbeat(self, live: WorkerLive) -> None:
         """Send and forget."""
         self._actor.heartbeat.remote(live)
+
+
+def last_line(error: RayError) -> str:
+    """What matters of Ray's long account: its last line, where the cause stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError
 
 from autohyp.agents.base import RunEnded, RunOrder
-from autohyp.cluster.clients import ActorHandle, ObjectRef
+from autohyp.cluster.clients import ActorHandle, ObjectRef, last_line
 from autohyp.config import CampaignConfig
 from autohyp.errors import ClusterError
 from autohyp.records import WorkerLive
@@ -26,7 +26,7 @@ def worker_name(index: int) -> str:
 
 @dataclass
 class _Member:
-    """A worker and what is awaited of it: `pending` is a describe, a settle or a run; None when it is idle."""
+    """A worker, and what is awaited of it (`pending`): a describe, a settle or a run; None when it is idle."""
 
     actor: ActorHandle
     pending: ObjectRef
@@ -107,7 +107,7 @@ class RayFleet:
             return RunEnded(name, run_id)
         except RayError as error:
             member.pending, member.live = member.actor.describe.remote(), None
-            return RunEnded(name, run_id, _reason(error))
+            return RunEnded(name, run_id, f"its worker failed: {last_line(error)}")
 
     def _welcome(self, member: _Member) -> None:
         """The worker answered who it is: it can take orders, or still carries one out."""
@@ -118,13 +118,7 @@ class RayFleet:
         except RayError as error:
             self._members = {name: other for name, other in self._members.items() if other is not member}
             if not self._members:
-                raise ClusterError(f"no worker could be started: {_reason(error)}") from None
+                raise ClusterError(f"no worker could be started: {last_line(error)}") from None
         else:
             member.live, member.run_id = live, live.run_id or None
             member.pending = member.actor.settle.remote() if member.run_id else None
-
-
-def _reason(error: RayError) -> str:
-    """The first telling line of Ray's account."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"its worker failed: {lines[-1] if lines else type(error).__name__}"[:300]

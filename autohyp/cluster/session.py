@@ -7,7 +7,6 @@ costs the cluster nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -21,19 +20,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
 import ray
+from ray.exceptions import RayActorError
 
+from autohyp.agents.driver import DriverFile
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ToolBuilderActor, as_actor
-from autohyp.cluster.clients import RayLedger
+from autohyp.cluster.clients import RayLedger, last_line
 from autohyp.config import CampaignConfig
 from autohyp.errors import ClusterError
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
 from autohyp.journal.events import SessionEnded, SessionStarted
-from autohyp.paths import CampaignPaths, write_atomic
+from autohyp.paths import CampaignPaths
 
-__all__ = ["Session", "driver_process", "local_cluster"]
+__all__ = ["Session", "local_cluster"]
 
 STOP_TIMEOUT_S = 30.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -74,12 +74,14 @@ class Session:
     def __init__(self, paths: CampaignPaths, config: CampaignConfig, data_dir: Path, sandbox: str) -> None:
         self._paths = paths
         self._session_id = uuid.uuid4().hex[:12]
-        self._driver_file = paths.root / "live" / "driver.json"
         root = paths.root.resolve()
         self._ledger_actor = as_actor(LedgerActor, "ledger").remote(root)
         self._ledger = RayLedger(self._ledger_actor)
-        self._ledger.append([Draft(f"session:{self._session_id}", self._started(sandbox))])
-        self._write_driver_file()
+        try:
+            self._ledger.append([Draft(f"session:{self._session_id}", self._started(sandbox))])
+        except RayActorError as error:
+            raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
+        self._driver = DriverFile(paths)
         self._builder = as_actor(ToolBuilderActor, "tool-builder").remote(root, self._ledger_actor)
         self._observer = as_actor(ObserverActor, "observer").remote(
             root, config, data_dir, self._ledger_actor
@@ -113,7 +115,7 @@ class Session:
         ended = SessionEnded(session_id=self._session_id, reason=self._end_reason)
         self._ledger.append([Draft(f"session:{self._session_id}:end", ended)])
         ray.get(self._ledger_actor.close.remote())
-        self._driver_file.unlink(missing_ok=True)
+        self._driver.remove()
 
     def _started(self, sandbox: str) -> SessionStarted:
         return SessionStarted(
@@ -128,20 +130,3 @@ class Session:
                 "torch": version("torch"),
             },
         )
-
-    def _write_driver_file(self) -> None:
-        """So that `autohyp stop` on this host finds the driver, and no other process of a later pid."""
-        me = psutil.Process()
-        facts = {"pid": me.pid, "created": me.create_time(), "host": socket.gethostname()}
-        write_atomic(self._driver_file, json.dumps(facts))
-
-
-def driver_process(paths: CampaignPaths) -> psutil.Process | None:
-    """The process on this host that drives the campaign now, or None."""
-    try:
-        facts = json.loads((paths.root / "live" / "driver.json").read_text(encoding="utf-8"))
-        process = psutil.Process(facts["pid"])
-        same = abs(process.create_time() - facts["created"]) < 0.1 and facts["host"] == socket.gethostname()
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return None
-    return process if same else None

@@ -1,4 +1,4 @@
-"""Prepared data for a campaign: runs the target's own `prepare.py`, which does nothing when it is all there."""
+"""Prepared data for a campaign: the target's own `prepare.py` is run, and does nothing when all is there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare_data(config: CampaignConfig, prepare_file: Path) -> Path:
 
 
 def _request(config: CampaignConfig) -> list[str]:
-    """The command line for this configuration; each request that is not the default has a folder of its own."""
+    """The command line for this configuration; a request that is not the default has a folder of its own."""
     data = config.data
     if data.directory is not None:
         return ["--check", "--data", str(data.directory)]

@@ -15,6 +15,13 @@ from autohyp.records import CurvePoint, Progress
 
 __all__ = ["OutcomeStatus", "TrainingJob", "TrainingOutcome", "training_environment", "visible_gpu"]
 
+CPU_ENVIRONMENT = {
+    # glibc gives large freed blocks back to the kernel and takes them anew each step; keeping them makes
+    # small models on a CPU about a fifth faster.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
 GPU_ENVIRONMENT = ("LD_LIBRARY_PATH", "CUDA_HOME", "TRITON_LIBCUDA_PATH")
 
 
@@ -128,6 +135,8 @@ def training_environment(job: TrainingJob, clock_fd: int, evaluation_fd: int) ->
         "AUTOHYP_CLOCK_FD": str(clock_fd),
         "AUTOHYP_EVAL_FD": str(evaluation_fd),
     }
-    if job.gpu_index is not None:
+    if job.gpu_index is None:
+        environment |= CPU_ENVIRONMENT
+    else:
         environment |= {name: os.environ[name] for name in GPU_ENVIRONMENT if name in os.environ}
     return environment | dict(job.extra_environment)

@@ -48,8 +48,9 @@ def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> 
         finding_id=f"kind-{kind.replace(' ', '-')}",
         title=title,
         evidence=(
-            f"{len(gains)} measured, {len(kept)} kept, {len(failed)} failed; best {best_gain:+.4f} ± {error:.4f} "
-            f"bpb ({best.experiment_id}), mean {spread:+.4f} (positive is better)"
+            f"{len(gains)} measured, {len(kept)} kept, {len(failed)} failed; "
+            f"best {best_gain:+.4f} ± {error:.4f} bpb ({best.experiment_id}), "
+            f"mean {spread:+.4f} (positive is better)"
         ),
         confidence=_confidence([g for _, g in gains], bool(kept)),
         mechanism=best.experiment.hypothesis.rationale,

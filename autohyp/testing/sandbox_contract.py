@@ -592,9 +592,7 @@ attempt("write-its-score", lambda: os.open(victim + "oom_score_adj", os.O_WRONLY
 def _there_are_no_privileges(bench: _Bench) -> None:
     lines, _ = bench.run("print(open('/proc/self/status').read())")
     status = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
-    sets = {
-        name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-    }
+    sets = {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
     if os.geteuid() != 0:
         # Only root can empty the bounding set; without new privileges it grants nothing.
         del sets["CapBnd"]
@@ -751,9 +749,7 @@ def _absurd_allocations_fail(bench: _Bench) -> None:
 
 @_check
 def _processes_are_limited(bench: _Bench) -> None:
-    _, outcome = bench.run(
-        "for _ in range(100): spawn(signal.pause)" + _FOREVER, limits=Limits(processes=40)
-    )
+    _, outcome = bench.run("for _ in range(100): spawn(signal.pause)" + _FOREVER, limits=Limits(processes=40))
     assert outcome.violation is not None
     assert "processes" in outcome.violation
     assert outcome.peak_processes > 40
@@ -782,8 +778,7 @@ multiply(7)
 @_check
 def _scratch_is_limited(bench: _Bench) -> None:
     _, outcome = bench.run(
-        "os.mkdir('deep')\nfor i in range(8): open(f'deep/{i}', 'wb').write(b'x' * (1 << 20))"
-        + _FOREVER,
+        "os.mkdir('deep')\nfor i in range(8): open(f'deep/{i}', 'wb').write(b'x' * (1 << 20))" + _FOREVER,
         limits=Limits(scratch_mb=4),
     )
     assert outcome.violation is not None

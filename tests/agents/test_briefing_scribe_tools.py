@@ -53,6 +53,8 @@ def campaign() -> SimulatedCampaign:
 
 
 def test_the_brief_tells_the_past_with_gains_over_the_own_parent(campaign: SimulatedCampaign) -> None:
+    later = ev.HypothesisProposed(hypothesis=make_hypothesis("even-later"))
+    campaign.ledger.append([Draft("propose:even-later", later)])
     state = campaign.ledger.state()
     noise = pooled_noise(entry.scores for entry in state.experiments.values())
     brief = build_brief(state, campaign.config, STAND_IN_SOURCE, noise, parallel=3)
@@ -67,7 +69,7 @@ def test_the_brief_tells_the_past_with_gains_over_the_own_parent(campaign: Simul
     assert gain.gain_bpb == pytest.approx(0.1, abs=0.005)
     assert loss.gain_bpb == pytest.approx(-0.1, abs=0.005)
     assert loss.parent_experiment_id == gain.experiment_id
-    assert [hypothesis.title for hypothesis in brief.queued] == ["Try later"]
+    assert [hypothesis.title for hypothesis in brief.queued][-1] == "Try even-later"
     assert [title for title, _ in brief.refused] == ["Try no-op"]
     assert len(brief.findings) == 1
 

@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 
 def git(repository: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 

@@ -26,9 +26,7 @@ from autohyp.execution.sandbox.unconfined import UnconfinedSandbox
 _DEADLINE_S = 60.0
 
 
-@pytest.fixture(
-    params=[BubblewrapSandbox(), LandlockSandbox()], ids=lambda sandbox: str(sandbox.name)
-)
+@pytest.fixture(params=[BubblewrapSandbox(), LandlockSandbox()], ids=lambda sandbox: str(sandbox.name))
 def confining(request: pytest.FixtureRequest) -> Sandbox:
     sandbox: Sandbox = request.param
     if reason := sandbox.unavailable_reason():
@@ -43,9 +41,7 @@ def output() -> Iterator[int]:
     os.close(descriptor)
 
 
-def _spec(
-    folder: Path, output: int, code: str, *, flags: str = "-IS", **fields: object
-) -> SandboxSpec:
+def _spec(folder: Path, output: int, code: str, *, flags: str = "-IS", **fields: object) -> SandboxSpec:
     return SandboxSpec(
         command=(sys.executable, flags, "-c", code),
         cwd=folder,
@@ -131,9 +127,7 @@ def test_the_run_outlives_the_thread_that_started_it(tmp_path: Path, output: int
         os.close(descriptor)
 
 
-def test_runs_leave_no_descriptors_and_no_zombies(
-    confining: Sandbox, tmp_path: Path, output: int
-) -> None:
+def test_runs_leave_no_descriptors_and_no_zombies(confining: Sandbox, tmp_path: Path, output: int) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     for code in ("pass", "import os; os._exit(3)"):
         with confining.launch(_spec(tmp_path, output, code)) as process:
@@ -145,9 +139,7 @@ def test_runs_leave_no_descriptors_and_no_zombies(
     assert not tree.descendants(os.getpid())
 
 
-def test_runs_side_by_side_do_not_disturb_each_other(
-    confining: Sandbox, tmp_path: Path, output: int
-) -> None:
+def test_runs_side_by_side_do_not_disturb_each_other(confining: Sandbox, tmp_path: Path, output: int) -> None:
     folders = [tmp_path / str(number) for number in range(4)]
     for folder in folders:
         folder.mkdir()
@@ -181,9 +173,7 @@ def test_a_sandbox_that_cannot_be_set_up_is_told_from_a_crash(
     sandbox = BubblewrapSandbox()
     if reason := sandbox.unavailable_reason():
         pytest.skip(reason)
-    monkeypatch.setattr(
-        bubblewrap, "_device_arguments", lambda spec: ["--ro-bind", "/missing", "/x"]
-    )
+    monkeypatch.setattr(bubblewrap, "_device_arguments", lambda spec: ["--ro-bind", "/missing", "/x"])
     with sandbox.launch(_spec(tmp_path, output, "pass")) as process:
         assert process.wait(_DEADLINE_S) not in (0, None)
     assert process.outcome is not None
@@ -239,9 +229,7 @@ def test_a_virtual_environment_in_a_project_does_not_expose_the_project(
     assert not [path for path in paths if "research" in path]
 
 
-def test_the_interpreter_is_followed_link_by_link(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_interpreter_is_followed_link_by_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python = tmp_path / "real" / "python3"
     python.parent.mkdir()
     python.touch()
@@ -282,9 +270,7 @@ def test_a_run_opens_its_own_gpu_and_no_other(
 # Landlock and the system call filter
 
 
-@pytest.mark.parametrize(
-    ("abi", "bits"), [(1, 13), (2, 14), (3, 15), (4, 15), (5, 16), (6, 16), (7, 16)]
-)
+@pytest.mark.parametrize(("abi", "bits"), [(1, 13), (2, 14), (3, 15), (4, 15), (5, 16), (6, 16), (7, 16)])
 def test_each_landlock_abi_handles_all_its_rights(abi: int, bits: int) -> None:
     assert kernel.handled_access(abi) == (1 << bits) - 1
 

@@ -19,8 +19,7 @@ from autohyp.execution.sandbox.unconfined import UnconfinedSandbox
 from autohyp.testing.sandbox_contract import CHECKS, KNOWN_FAILURES, ContractCheck
 
 _SANDBOXES: dict[str, Sandbox] = {
-    sandbox.name: sandbox
-    for sandbox in (BubblewrapSandbox(), LandlockSandbox(), UnconfinedSandbox())
+    sandbox.name: sandbox for sandbox in (BubblewrapSandbox(), LandlockSandbox(), UnconfinedSandbox())
 }
 _CHECKS = {check.name: check for check in CHECKS}
 _NOBODY = 65534

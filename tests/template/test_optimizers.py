@@ -34,10 +34,7 @@ def test_learning_rates_follow_the_reference(load: Load) -> None:
     width_512 = (512 / 768) ** -0.5
     template = load(**TINY | {"DEPTH": 8, "ASPECT_RATIO": 64, "HEAD_DIM": 128})
     model = template.GPT(8, 16)
-    rates = {
-        id(optimizer.parameters[0]): optimizer.rate
-        for optimizer in template.build_optimizers(model)
-    }
+    rates = {id(optimizer.parameters[0]): optimizer.rate for optimizer in template.build_optimizers(model)}
     assert rates[id(model.head.weight)] == pytest.approx(0.004 * width_512)
     assert rates[id(model.embedding.weight)] == pytest.approx(0.6 * width_512)
     assert rates[id(model.value_embeddings["7"].weight)] == pytest.approx(0.6 * width_512)

@@ -27,9 +27,7 @@ SUMMARY = [
 ]
 
 
-def losses_of_a_run(
-    template: ModuleType, seed: int, steps: int = 6, warmed_up: bool = False
-) -> list[float]:
+def losses_of_a_run(template: ModuleType, seed: int, steps: int = 6, warmed_up: bool = False) -> list[float]:
     prepare = template.prepare
     prepare.STEPS = steps
     torch.manual_seed(seed)
@@ -58,9 +56,7 @@ def test_it_learns(load: Load) -> None:
     assert losses[-1] < 2.0
 
 
-def test_the_warm_up_step_leaves_no_trace(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_warm_up_step_leaves_no_trace(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     warmed_up = losses_of_a_run(tiny, seed=3, warmed_up=True)
     assert warmed_up == losses_of_a_run(tiny, seed=3)
@@ -91,9 +87,7 @@ def write_script(folder: Path, **constants: object) -> None:
 def run_script(folder: Path) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
     command = [sys.executable, "train.py"]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_script_prints_the_summary(tmp_path: Path) -> None:

@@ -50,9 +50,7 @@ class BubblewrapSandbox:
     def unavailable_reason(self) -> str | None:
         """Why bubblewrap does not work here, or `None` when a trial run held."""
         if self._program is None:
-            return (
-                "bubblewrap is not installed (apt-get install bubblewrap, dnf install bubblewrap)"
-            )
+            return "bubblewrap is not installed (apt-get install bubblewrap, dnf install bubblewrap)"
         if not seccomp.supported_machine():
             return "the system call filter is made for x86_64 and aarch64 only"
         return self._escape

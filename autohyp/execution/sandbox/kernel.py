@@ -96,9 +96,7 @@ def _prctl(option: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> None:
 def landlock_abi() -> int:
     """The kernel's Landlock ABI; 0 when Landlock is missing or switched off."""
     try:
-        return _syscall(
-            _SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_CREATE_RULESET_VERSION)
-        )
+        return _syscall(_SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_CREATE_RULESET_VERSION))
     except OSError:
         return 0
 
@@ -111,9 +109,7 @@ def create_ruleset(abi: int) -> int:
     if abi >= 6:
         fields.append(_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS)
     attributes = struct.pack(f"={len(fields)}Q", *fields)
-    return _syscall(
-        _SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0)
-    )
+    return _syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
 
 
 def add_path_rule(ruleset_fd: int, path_fd: int, access: int) -> None:

@@ -121,9 +121,7 @@ class SupervisedProcess:
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not (reports := decode_reports(self._received)):
             if not _readable(self._control.fileno(), max(0.0, deadline_s - time.monotonic())):
-                raise SandboxError(
-                    f"sandbox: the supervisor did not start within {_START_TIMEOUT_S:.0f} s"
-                )
+                raise SandboxError(f"sandbox: the supervisor did not start within {_START_TIMEOUT_S:.0f} s")
             piece = self._control.recv(65536)
             if not piece:
                 raise SandboxError("sandbox: the supervisor ended before it started the command")

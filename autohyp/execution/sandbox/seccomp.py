@@ -280,9 +280,7 @@ def _assemble_rule(rule: Rule, number: int) -> list[bytes]:
         body += [
             _instruction(_LOAD, _OFFSET_ARGUMENTS + 8 * condition.argument),
             _instruction(_AND, condition.mask),
-            _instruction(
-                _JUMP_EQUAL, condition.value, *((0, to_end) if condition.equal else (to_end, 0))
-            ),
+            _instruction(_JUMP_EQUAL, condition.value, *((0, to_end) if condition.equal else (to_end, 0))),
         ]
     body.append(_instruction(_RETURN, _RETURN_ERRNO | rule.error))
     reload = [_instruction(_LOAD, _OFFSET_NUMBER)] if rule.conditions else []

@@ -18,9 +18,7 @@ _CONFINING: dict[str, Callable[[], Sandbox]] = {
 }
 SANDBOX_NAMES = ("auto", *_CONFINING, "none")
 
-_ADVICE = (
-    "Install bubblewrap, or use Linux 5.13 or newer with Landlock; --sandbox none runs unprotected"
-)
+_ADVICE = "Install bubblewrap, or use Linux 5.13 or newer with Landlock; --sandbox none runs unprotected"
 
 
 def select_sandbox(name: str = "auto") -> Sandbox:
