@@ -39,10 +39,10 @@ CPU_CONSTANTS: dict[str, ConstantValue] = {
     "DEPTH": 4,
     "ASPECT_RATIO": 8,
     "HEAD_DIM": 16,
-    "TOTAL_BATCH_SIZE": 2**11,
+    "TOTAL_BATCH_SIZE": 2**12,
     "DEVICE_BATCH_SIZE": 8,
 }
-"""The reference model brought down to a size that one CPU core trains 200 steps in half a minute."""
+"""The reference model brought down to a size that one CPU core trains 100 steps in half a minute."""
 
 
 class Section(BaseModel):
@@ -171,7 +171,9 @@ class LimitsConfig(Section):
     )
     max_runs: PositiveInt | None = Field(default=None, description="Finished runs")
     max_hours: PositiveFloat | None = Field(default=None, description="Hours of wall time over all sessions")
-    max_gpu_hours: PositiveFloat | None = Field(default=None, description="Charged worker hours")
+    max_gpu_hours: PositiveFloat | None = Field(
+        default=None, description="Hours that workers were busy, start-up and evaluation included"
+    )
     session_minutes: PositiveFloat | None = Field(
         default=None, description="Minutes of this session: no run starts that would not end in time"
     )

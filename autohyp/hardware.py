@@ -16,11 +16,21 @@ __all__ = ["detect_hardware"]
 def detect_hardware() -> Hardware:
     """The hardware that this process may use."""
     return Hardware(
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=_usable_cpus(),
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         gpus=_gpu_names(),
         cpu_name=_cpu_name(),
     )
+
+
+def _usable_cpus() -> int:
+    """Cores that this process may run on, within a container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or "max": no quota
+        return cores
 
 
 def _gpu_names() -> tuple[str, ...]:

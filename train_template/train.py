@@ -288,9 +288,7 @@ class GPT(nn.Module):
             if attention.gate is not None:
                 nn.init.zeros_(attention.gate.weight)
 
-    def forward(
-        self, inputs: Tensor, targets: Tensor | None = None, reduction: str = "mean"
-    ) -> Tensor:
+    def forward(self, inputs: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """Logits float32 [batch, length, vocabulary]; with targets the loss in nats a token.
 
         `inputs` and `targets` are int64 [batch, length]. `reduction` is "mean" for one number or
@@ -564,11 +562,18 @@ def update(model: nn.Module, optimizers: list[Muon | AdamW], step: int, progress
 
 
 def warm_up(model: nn.Module, optimizers: list[Muon | AdamW], length: int) -> None:
-    """Compiles everything a step needs on tokens that mean nothing, and undoes that step."""
+    """Compiles all that training and evaluation need on tokens that mean nothing, and undoes the step."""
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    tokens = torch.zeros(DEVICE_BATCH_SIZE, length, dtype=torch.int64, device=DEVICE)
-    backpropagate(model, iter([(tokens, tokens, 0)]), accumulation=1)
+    # Two tensors: a graph compiled for inputs that are their own targets would fit nothing else.
+    inputs = torch.zeros(DEVICE_BATCH_SIZE, length, dtype=torch.int64, device=DEVICE)
+    targets = inputs.clone()
+    backpropagate(model, iter([(inputs, targets, 0)]), accumulation=1)
     update(model, optimizers, step=0, progress=0.0)
+    model.eval()
+    with torch.no_grad(), MIXED_PRECISION:
+        model(inputs, targets, reduction="none")
+        model(inputs)
+    model.train()
     for parameter, value in zip(model.parameters(), before, strict=True):
         parameter.data.copy_(value)
     for optimizer in optimizers:

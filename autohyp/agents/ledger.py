@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from autohyp.errors import JournalError
 from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, replay
+from autohyp.journal.events import NoteWritten
 from autohyp.journal.file import read_journal
 from autohyp.paths import CampaignPaths
 from autohyp.records import WorkerLive, utc_now
@@ -43,7 +44,17 @@ class Ledger:
             self._writer.close()
             raise
         self._writer.entries = []
+        self._tell_torn_tail()
         self.live: dict[str, WorkerLive] = {}
+
+    def _tell_torn_tail(self) -> None:
+        """A line cut off by a crash was never acknowledged, but whoever reads the campaign should know."""
+        torn = self.torn_tail
+        if torn is not None and self.state.created is not None:
+            text = (
+                f"line {torn.line_number} of the journal was unfinished ({torn.num_bytes} bytes) and cut off"
+            )
+            self.append([Draft(f"torn:{torn.line_number}", NoteWritten(author="ledger", text=text))])
 
     def append(self, drafts: Sequence[Draft]) -> None:
         """Commit one caller's drafts; JournalError as `LedgerClient.append` says."""

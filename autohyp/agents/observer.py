@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 TYPICAL_OVERHEAD_S = 10.0
 """What a run takes beside its budget, until this campaign has measured it."""
 
+MAX_NOTE_CHARS = 300
 RESEARCHER_REST_S = 10.0
 """How long a researcher that failed or had nothing to say is left alone."""
 
@@ -352,7 +353,7 @@ class Observer:
     def _rest(self, name: str, what: str) -> None:
         """Leave a researcher alone for a while, and say so once, so that a standstill can be explained."""
         self._asks_again_at[name] = self._clock() + RESEARCHER_REST_S
-        note = ev.NoteWritten(author="observer", text=f"researcher {name} {what}")
+        note = ev.NoteWritten(author="observer", text=f"researcher {name} {what}"[:MAX_NOTE_CHARS])
         if all(known != note for _, known in self._state.notes):
             self._record(f"rest:{name}:{what}", note)
 

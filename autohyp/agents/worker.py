@@ -81,12 +81,14 @@ class Worker:
         self._clear_place()
 
     def cancel(self) -> None:
-        """Give up the run in progress, if any: it is recorded as interrupted and tried again later."""
+        """Give up the run in progress, and any that still comes: it is interrupted, and tried again later.
+
+        For good: an order that is on its way when the session ends must not start.
+        """
         self._cancelled.set()
 
     def run(self, order: RunOrder) -> None:
         """Carry an order out and record its result. Raises only when the ledger cannot be reached."""
-        self._cancelled.clear()
         self._order = order
         self._beat(Progress(phase="launching"))
         try:

@@ -16,15 +16,16 @@ from rich.console import Console
 
 from autohyp.agents.campaign import create_campaign, data_facts, new_tag, open_config
 from autohyp.agents.driver import driver_process
-from autohyp.cli.options import ResearchOption, TagOption
+from autohyp.cli.options import ResearchOption, TagOption, examples
 from autohyp.config import CampaignConfig, load_config
-from autohyp.errors import CampaignError, ConfigError
+from autohyp.errors import CampaignError, ConfigError, EditError
 from autohyp.execution.data import prepare_data
 from autohyp.execution.sandbox.select import select_sandbox
 from autohyp.hardware import detect_hardware
 from autohyp.journal import CampaignState
 from autohyp.journal.file import JournalReader
 from autohyp.paths import CampaignPaths, bundled_target, find_campaign
+from autohyp.records import Verdict
 from autohyp.views.live import LiveScreen
 from autohyp.views.report import print_report
 from autohyp.views.sync import sync_all
@@ -37,20 +38,30 @@ STOP_WAIT_S = 120.0
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(run)
-    app.command()(resume)
-    app.command()(stop)
+    app.command(
+        epilog=examples(
+            "autohyp run --minutes 30    half an hour on this machine",
+            "autohyp run --data files --paths '~/text/*.txt'    on your own text",
+            "autohyp run mine/campaign.yaml --tag wide    with your own configuration",
+        )
+    )(run)
+    app.command(epilog=examples("autohyp resume    the campaign worked on last, without a time limit"))(
+        resume
+    )
+    app.command(epilog=examples("autohyp stop --tag nov23    the same as Ctrl-C where it runs"))(stop)
 
 
 MinutesOption = Annotated[
     float | None,
-    typer.Option("--minutes", min=0.1, help="End this session after so many minutes; resume goes on."),
+    typer.Option("--minutes", min=0.1, metavar="N", help="End this session after N minutes; resume goes on."),
 ]
 ExperimentsOption = Annotated[
-    int | None, typer.Option("--experiments", min=1, help="End the campaign after so many experiments.")
+    int | None,
+    typer.Option("--experiments", min=1, metavar="N", help="End the campaign after N experiments."),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Join this Ray cluster instead of starting one here.")
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster instead of starting one."),
 ]
 
 
@@ -62,14 +73,40 @@ def run(
         ),
     ] = None,
     research: ResearchOption = Path("research"),
-    tag: TagOption = None,
-    profile: Annotated[str | None, typer.Option(help="cpu or gpu; default: gpu where there is one.")] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", "-t", metavar="TAG", help="Its name. Default: month and day.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", metavar="NAME", help="cpu or gpu: sizes and budget. Default: gpu where there is one."
+        ),
+    ] = None,
     minutes: MinutesOption = None,
     experiments: ExperimentsOption = None,
-    budget: Annotated[float | None, typer.Option("--budget", help="Training seconds of a run.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many train at once.")] = None,
-    data: Annotated[str | None, typer.Option(help="pystdlib, files or climbmix.")] = None,
-    sandbox: Annotated[str | None, typer.Option(help="auto, bubblewrap, landlock or none.")] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="S", help="Training seconds of a run.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="How many train at once. Default: as many as fit."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="pystdlib, files (with --paths) or climbmix."),
+    ] = None,
+    text_paths: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--paths", metavar="GLOB", help="Text for --data files: parquet, jsonl or any text; repeatable."
+        ),
+    ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            "--sandbox", metavar="NAME", help="auto, bubblewrap, landlock or none (then every view says so)."
+        ),
+    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Run a campaign: try hypotheses until a limit is reached or Ctrl-C ends it.
@@ -85,7 +122,7 @@ def run(
             "limits": {"session_minutes": minutes, "max_experiments": experiments},
             "run": {"budget_s": budget},
             "workers": {"count": workers},
-            "data": {"source": data},
+            "data": {"source": data or ("files" if text_paths else None), "paths": text_paths or None},
             "sandbox": {"backend": sandbox},
             "ray": {"address": address},
         }
@@ -231,8 +268,8 @@ def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, conso
         print(f"autohyp: the campaign failed: {error}", file=sys.stderr)
         return 1
     baseline = state.baseline
-    failed = baseline is not None and baseline.verdict is not None and baseline.mean_bpb is None
-    return 130 if interrupted else 5 if failed else 0
+    failed = baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID)
+    return 130 if interrupted else EditError.exit_code if failed else 0
 
 
 @contextmanager

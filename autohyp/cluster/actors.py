@@ -89,12 +89,20 @@ class LedgerActor:
         async with self._commits:
             batch, self._waiting = self._waiting, []
             if batch:
-                await asyncio.to_thread(self._ledger.commit, [request for request, _ in batch])
-            for _, future in batch:
-                future.set_result(None)
+                await self._commit(batch)
         await done
         if request.error is not None:
             raise request.error
+
+    async def _commit(self, batch: list[tuple[Request, asyncio.Future[None]]]) -> None:
+        try:
+            await asyncio.to_thread(self._ledger.commit, [request for request, _ in batch])
+        except Exception as error:
+            for _, done in batch:
+                done.set_exception(error)
+        else:
+            for _, done in batch:
+                done.set_result(None)
 
     async def state(self) -> list[ObjectRef]:
         """A reference (in a list, so that Ray hands it on) to the newest durable state, an immutable

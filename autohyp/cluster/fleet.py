@@ -26,7 +26,7 @@ def worker_name(index: int) -> str:
 
 @dataclass
 class _Member:
-    """A worker, and what is awaited of it (`pending`): a describe, a settle or a run; None when it is idle."""
+    """A worker, and what is awaited of it (`pending`): a describe, a settle or a run; None when idle."""
 
     actor: ActorHandle
     pending: ObjectRef

@@ -23,6 +23,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayActorError
 
+from autohyp import __version__
 from autohyp.agents.driver import DriverFile
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ToolBuilderActor, as_actor
 from autohyp.cluster.clients import RayLedger, last_line
@@ -124,7 +125,7 @@ class Session:
             hardware=detect_hardware(),
             sandbox=sandbox,
             versions={
-                "autohyp": version("autohyp"),
+                "autohyp": __version__,
                 "python": platform.python_version(),
                 "ray": ray.__version__,
                 "torch": version("torch"),

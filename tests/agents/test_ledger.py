@@ -180,7 +180,8 @@ def test_a_torn_tail_is_reported(ledger: Ledger, paths: CampaignPaths) -> None:
     assert again.torn_tail is not None
     assert again.torn_tail.line_number == 2
     again.append([note(1)])
-    assert recorded(paths) == ["campaign", "note-1"]
+    assert recorded(paths) == ["campaign", "torn:2", "note-1"]
+    assert "unfinished" in again.state.notes[0][1].text
     again.close()
 
 

@@ -140,7 +140,7 @@ def _structural(
 
 
 def _cpu(mean: float, sd: float) -> Effect:
-    return Effect(mean, sd, "cpu")
+    return Effect(mean, sd, "one or two 30-s runs each of the CPU profile")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -150,15 +150,15 @@ BATCH = (
     _constant("halve-batch", "Halve the batch", "batch", _times("TOTAL_BATCH_SIZE", 1 / 2),
               _bpb(-0.0110, 0.0020, "mar8 bea057b -0.0119; trials -0.0081 +- 0.0016"),
               "Below the critical batch, twice the steps are worth more than cleaner gradients.",
-              _cpu(-0.004, 0.012)),
+              _cpu(-0.03, 0.01)),
     _constant("quarter-batch", "Quarter the batch", "batch", _times("TOTAL_BATCH_SIZE", 1 / 4),
               _bpb(-0.0010, 0.0060, "trials +0.0014 +- 0.0066; mar8 e05a87d crashed for its shape"),
               "More steps still, where kernels stay busy with fewer rows.",
-              _cpu(0.01, 0.02)),
+              _cpu(-0.044, 0.015)),
     _constant("double-batch", "Double the batch", "batch", _times("TOTAL_BATCH_SIZE", 2),
               _bpb(0.0230, 0.0084, "trials +0.0230 +- 0.0084"),
               "Cleaner gradients and fewer optimizer steps, if steps are not what is short.",
-              _cpu(0.010, 0.010)),
+              _cpu(0.03, 0.012)),
 )  # fmt: skip
 SIZE = (
     _constant("deeper-and-wider", "One layer more at the same aspect", "size", _layers(1, same_width=False),
@@ -175,11 +175,11 @@ SIZE = (
     _constant("two-layers-less", "Two layers less at the same width", "size", _layers(-2, same_width=True),
               _bpb(0.0085, 0.0030, "trials 6 x 85 +0.0080 +- 0.0041, at half batch +0.0094 +- 0.0020"),
               "Many more steps for a much smaller model.",
-              _cpu(-0.003, 0.012)),
+              _cpu(-0.01, 0.015)),
     _constant("wider", "A quarter wider", "size", _times("ASPECT_RATIO", 1.25),
               _bpb(-0.0020, 0.0017, "trials at half batch -0.0028 +- 0.0017; mar8 8be9036 -0.0017"),
               "Width makes better use of a matrix unit than depth does.",
-              _cpu(-0.008, 0.015)),
+              _cpu(0.004, 0.012)),
     _constant("narrower", "A quarter narrower", "size", _times("ASPECT_RATIO", 0.75),
               _bpb(0.0170, 0.0040, "trials +0.0158 +- 0.0020, at half batch +0.0206 +- 0.0051"),
               "A smaller model sees more tokens in the same time.",
@@ -240,15 +240,17 @@ RATES = (
               _cpu(-0.001, 0.005)),
     _constant("head-lr-up-half", "Head rate up by half", "learning rate", _times("UNEMBEDDING_LR", 1.5),
               _bpb(-0.0009, 0.0008, "mar8 aa8f408 -0.0010; trials -0.0012 +- 0.0012"),
-              "The head starts at zero and has to find the logits' scale early."),
+              "The head starts at zero and has to find the logits' scale early.",
+              _cpu(-0.012, 0.008)),
     _constant("head-lr-up-quarter", "Head rate up by a quarter", "learning rate",
               _times("UNEMBEDDING_LR", 1.25),
               _bpb(-0.0008, 0.0007, "mar8 7f63c17 after aa8f408 -0.0011; trials -0.0008 +- 0.0006"),
-              "As above, less."),
+              "As above, less.",
+              _cpu(-0.006, 0.006)),
     _constant("head-lr-double", "Head rate doubled", "learning rate", _times("UNEMBEDDING_LR", 2),
               _bpb(0.0000, 0.0012, "mar8 c4ce95c +0.0004; trials -0.0014 +- 0.0020, at half batch +0.0005"),
               "As above, further.",
-              _cpu(0.004, 0.005)),
+              _cpu(-0.02, 0.008)),
     _constant("matrix-lr-down", "Muon rate down by a quarter", "learning rate", _times("MATRIX_LR", 0.75),
               _bpb(-0.0003, 0.0011, "mar8 97aa364 +0.0007; trials +0.0003, at half batch -0.0013 +- 0.0011"),
               "Smaller steps with the smaller batch's noisier gradients.",
