@@ -245,7 +245,8 @@ def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, conso
         )
     follower = _Follower(paths)
     interrupted, error = False, None
-    with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url:
+    # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
+    with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url, _sigterm_as_interrupt():
         if dashboard_url:
             console.print(f"Ray dashboard: {dashboard_url}")
         with Session(paths, config, data_dir, config.sandbox.backend) as session:
