@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from autohyp.agents.campaign import create_campaign, data_facts, new_tag, open_config
+from autohyp.agents.campaign import check_resumable, create_campaign, data_facts, new_tag, open_config
 from autohyp.agents.driver import driver_process
 from autohyp.cli.options import ResearchOption, TagOption, examples
 from autohyp.config import CampaignConfig, load_config
 from autohyp.errors import CampaignError, ConfigError, EditError
 from autohyp.execution.data import prepare_data
 from autohyp.execution.sandbox.select import select_sandbox
+from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import CampaignState
 from autohyp.journal.file import JournalReader
@@ -127,26 +128,32 @@ def run(
             "ray": {"address": address},
         }
     )
-    config = load_config(path, overrides).resolved(detect_hardware())
-    config = config.model_copy(update={"tag": config.tag or new_tag(research)})
-    target = _target_files(config, path)
-    chosen = select_sandbox(config.sandbox.backend)
-    if (research / str(config.tag)).exists():
-        raise CampaignError(
-            f"campaign {config.tag} exists; `autohyp resume --tag {config.tag}` goes on with it"
-        )
     console = Console()
-    console.print(f"campaign [bold]{config.tag}[/]: profile {config.profile}, sandbox {chosen.name}")
+    paths, config = _begin(load_config(path, overrides), path, research, console)
+    raise typer.Exit(_session(paths, config, console))
+
+
+def _begin(
+    config: CampaignConfig, config_file: Path | None, research: Path, console: Console
+) -> tuple[CampaignPaths, CampaignConfig]:
+    """Check everything that can be wrong, prepare the data, and lay the campaign out."""
+    config = config.resolved(detect_hardware())
+    tag = config.tag or new_tag(research)
+    target = _target_files(config, config_file)
+    sandbox = select_sandbox(config.sandbox.backend)
+    if (research / tag).exists():
+        raise CampaignError(f"campaign {tag} exists; `autohyp resume --tag {tag}` goes on with it")
+    console.print(f"campaign [bold]{tag}[/]: profile {config.profile}, sandbox {sandbox.name}")
     data_dir = prepare_data(config, target["prepare.py"])
     config = config.model_copy(
         update={
+            "tag": tag,
             "data": config.data.model_copy(update={"directory": data_dir}),
-            "sandbox": config.sandbox.model_copy(update={"backend": chosen.name}),
+            "sandbox": config.sandbox.model_copy(update={"backend": sandbox.name}),
         }
     )
     texts = {name: file.read_text(encoding="utf-8") for name, file in target.items()}
-    paths = create_campaign(research / str(config.tag), config, texts, data_facts(data_dir))
-    raise typer.Exit(_session(paths, config, data_dir, console))
+    return create_campaign(research / tag, config, texts, data_facts(data_dir)), config
 
 
 def resume(
@@ -172,11 +179,7 @@ def resume(
         }
     )
     select_sandbox(config.sandbox.backend)
-    console = Console()
-    data_dir = config.data.directory
-    if data_dir is None:
-        raise ConfigError(f"{paths.journal}: the campaign names no data folder")
-    raise typer.Exit(_session(paths, config, data_dir, console))
+    raise typer.Exit(_session(paths, config, Console()))
 
 
 def stop(research: ResearchOption = Path("research"), tag: TagOption = None) -> None:
@@ -232,7 +235,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, console: Console) -> int:
+def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> int:
     """One session with its live view and report; returns the exit code."""
     # Ray takes its time to import, and reads its settings from the environment then.
     from autohyp.cluster.session import Session, local_cluster
@@ -243,13 +246,18 @@ def _session(paths: CampaignPaths, config: CampaignConfig, data_dir: Path, conso
             f"campaign {paths.tag} runs already (process {running.pid}); "
             f"`autohyp stop --tag {paths.tag}` ends it"
         )
+    if config.data.directory is None:
+        raise ConfigError(f"{paths.journal}: the campaign names no data folder; begin it again")
     follower = _Follower(paths)
+    workspace = Workspace(paths.repository)
+    check_resumable(follower.state(), workspace, data_facts(config.data.directory))
+    workspace.close()
     interrupted, error = False, None
     # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
     with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url, _sigterm_as_interrupt():
         if dashboard_url:
             console.print(f"Ray dashboard: {dashboard_url}")
-        with Session(paths, config, data_dir, config.sandbox.backend) as session:
+        with Session(paths, config, config.data.directory) as session:
             try:
                 with LiveScreen(paths, console) as screen:
                     reason = None

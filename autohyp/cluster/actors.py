@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from autohyp.agents.base import RunOrder
-from autohyp.agents.campaign import check_resumable, data_facts
+from autohyp.agents.campaign import data_facts
 from autohyp.agents.ledger import Ledger, Request
 from autohyp.agents.observer import Observer
 from autohyp.agents.scribe import Scribe
@@ -139,8 +139,6 @@ class ObserverActor:
         self._ledger = RayLedger(ledger)
         self._scribe = Scribe(paths)
         workspace = Workspace(paths.repository)
-        data = data_facts(data_dir)
-        check_resumable(self._ledger.state(), workspace, data)
         self._fleet = RayFleet(config, root, data_dir, ledger)
         self._observer = Observer(
             config,
@@ -148,7 +146,7 @@ class ObserverActor:
             self._fleet,
             workspace,
             [make_researcher(name) for name in config.researchers],
-            sequence_len=int(data["sequence_len"]),
+            sequence_len=int(data_facts(data_dir)["sequence_len"]),
         )
         self._error: str | None = None
         self._over = threading.Event()

@@ -29,6 +29,7 @@ from autohyp.cluster.actors import LedgerActor, ObserverActor, ToolBuilderActor,
 from autohyp.cluster.clients import RayLedger, last_line
 from autohyp.config import CampaignConfig
 from autohyp.errors import ClusterError
+from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
 from autohyp.journal.events import SessionEnded, SessionStarted
@@ -72,16 +73,20 @@ def local_cluster(config: CampaignConfig) -> Iterator[str | None]:
 class Session:
     """The roles of one campaign on a running cluster; a context manager that ends them in order."""
 
-    def __init__(self, paths: CampaignPaths, config: CampaignConfig, data_dir: Path, sandbox: str) -> None:
+    def __init__(self, paths: CampaignPaths, config: CampaignConfig, data_dir: Path) -> None:
         self._paths = paths
         self._session_id = uuid.uuid4().hex[:12]
         root = paths.root.resolve()
         self._ledger_actor = as_actor(LedgerActor, "ledger").remote(root)
         self._ledger = RayLedger(self._ledger_actor)
         try:
-            self._ledger.append([Draft(f"session:{self._session_id}", self._started(sandbox))])
+            self._ledger.append([Draft(f"session:{self._session_id}", self._started(config.sandbox.backend))])
         except RayActorError as error:
             raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
+        # Only now, with the journal's lock held, is it certain that nobody works in these.
+        workspace = Workspace(paths.repository)
+        workspace.clear_checkouts(paths.worktrees)
+        workspace.close()
         self._driver = DriverFile(paths)
         self._builder = as_actor(ToolBuilderActor, "tool-builder").remote(root, self._ledger_actor)
         self._observer = as_actor(ObserverActor, "observer").remote(
@@ -91,7 +96,10 @@ class Session:
 
     def finished(self) -> tuple[str | None, str | None]:
         """(reason, error) once the campaign's loop has ended, else (None, None)."""
-        reason, error = ray.get(self._observer.finished.remote())
+        try:
+            reason, error = ray.get(self._observer.finished.remote())
+        except RayActorError as error:
+            raise ClusterError(f"the observer could not start: {last_line(error)}") from None
         if reason is not None:
             self._end_reason = reason
         return reason, error

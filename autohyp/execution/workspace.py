@@ -157,6 +157,11 @@ class Workspace:
         remove_tree(folder)
         self._call("worktree", "prune", "--expire=now")
 
+    def clear_checkouts(self, folder: Path) -> None:
+        """Remove every worktree under `folder`: what a session that was killed left behind."""
+        for place in folder.glob("*"):
+            self.remove_checkout(place)
+
     def close(self) -> None:
         """Release the repository's files and helper processes."""
         self._repo.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def test_a_campaign_from_its_first_line_to_its_report(campaign: Campaign, tmp_pa
 def test_ctrl_c_loses_nothing_and_resume_goes_on(campaign: Campaign) -> None:
     process = campaign.start("run")
     campaign.read_until(process, lambda line: "val_bpb" in line)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it too
     assert process.stdout is not None
     said = process.stdout.read()
     assert process.wait() == 130, said

@@ -427,6 +427,11 @@ CODE = (
                 "At the end the average must not lag behind the last small steps."),
     _structural("clipped-gradients", "Clip the gradient norm at 1", "optimizer",
                 _bpb(0.0007, 0.0007, "mar8 aa61e0b +0.0007"), "A rare wild batch does less harm."),
+    _structural("still-scales", "Leave the per-layer factors alone in the first step", "optimizer",
+                _bpb(-0.0010, 0.0015, "parity runs of this project: the sign of that step follows the seed"),
+                "While the projections are zero their gradient is rounding noise, of which Adam makes a full "
+                "step; half of the seeds begin with the stream's sign turned round.",
+                _cpu(-0.002, 0.004)),
     _structural("decay-follows-rate", "Weight decay follows the learning rate", "weight decay",
                 _bpb(0.0014, 0.0009, "mar8 2271cc2 +0.0014"), "One schedule instead of two."),
 )  # fmt: skip

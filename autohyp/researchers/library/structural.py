@@ -120,6 +120,11 @@ REWRITES: dict[str, Rewrite] = {
     "clipped-gradients": _replace(
         (UPDATE_LOOP, "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n" + UPDATE_LOOP),
     ),
+    "still-scales": _replace(
+        (UPDATE_LOOP, "    if step == 0:  # nothing has reached these yet: their gradients are rounding noise\n"
+         "        model.residual_scales.grad.zero_()\n"
+         "        model.x0_scales.grad.zero_()\n" + UPDATE_LOOP),
+    ),
     "decay-follows-rate": _replace(
         (DECAY_SCHEDULE, "    return WEIGHT_DECAY * learning_rate_factor(progress)\n"),
     ),
