@@ -18,6 +18,8 @@ RAY_SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
     # Control actors hold no GPU: they must not see any either, which they arrange themselves.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Training must not give way to the dashboard: by default workers are as nice as can be.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }

@@ -42,9 +42,9 @@ __all__ = ["LedgerActor", "ObserverActor", "ToolBuilderActor", "WorkerActor", "a
 
 log = logging.getLogger(__name__)
 
-OBSERVER_WAIT_S = 0.5
-SCRIBE_INTERVAL_S = 1.0
-TOOL_BUILDER_INTERVAL_S = 2.0
+OBSERVER_WAIT_S = 1.0
+SCRIBE_INTERVAL_S = 2.0
+TOOL_BUILDER_INTERVAL_S = 5.0
 
 
 def as_actor(role: type[Any], name: str, **resources: float) -> Any:
@@ -104,14 +104,16 @@ class LedgerActor:
             for _, done in batch:
                 done.set_result(None)
 
-    async def state(self) -> list[ObjectRef]:
-        """A reference (in a list, so that Ray hands it on) to the newest durable state, an immutable
-        object."""
+    async def state(self) -> tuple[int, list[ObjectRef]]:
+        """The newest durable version, and a reference to its state, an immutable object.
+
+        The reference is in a list, because Ray would hand on the object itself otherwise.
+        """
         async with self._commits:
             version = self._ledger.state.version
             if self._published[0] != version:
                 self._published = (version, [ray.put(self._ledger.state)])
-            return self._published[1]
+            return self._published
 
     async def heartbeat(self, live: WorkerLive) -> None:
         """See `Ledger.heartbeat`."""
@@ -136,13 +138,13 @@ class ObserverActor:
     def __init__(self, root: Path, config: CampaignConfig, data_dir: Path, ledger: ActorHandle) -> None:
         _see_no_gpu()
         paths = CampaignPaths(root)
-        self._ledger = RayLedger(ledger)
+        self._ledger_actor = ledger
         self._scribe = Scribe(paths)
         workspace = Workspace(paths.repository)
         self._fleet = RayFleet(config, root, data_dir, ledger)
         self._observer = Observer(
             config,
-            self._ledger,
+            RayLedger(ledger),
             self._fleet,
             workspace,
             [make_researcher(name) for name in config.researchers],
@@ -176,11 +178,12 @@ class ObserverActor:
 
     def _write(self) -> None:
         """Follow the ledger; the last state is written after the loop is over."""
+        ledger = RayLedger(self._ledger_actor)
         is_last = False
         while not is_last:
             is_last = self._over.wait(SCRIBE_INTERVAL_S)
             try:
-                self._scribe.write(self._ledger.state())
+                self._scribe.write(ledger.state())
             except Exception:
                 log.exception("the scribe failed")
 

@@ -20,23 +20,29 @@ ObjectRef = Any
 
 
 class RayLedger:
-    """A `LedgerClient` over the ledger actor's handle.
+    """A `LedgerClient` over the ledger actor's handle, for one thread.
 
     Ray sends a call again when the ledger restarts meanwhile; the drafts' keys make that harmless.
     """
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor
+        self._state: CampaignState | None = None
 
     def append(self, drafts: Sequence[Draft]) -> None:
         """See `LedgerClient.append`; Ray raises the ledger's own JournalError here."""
         ray.get(self._actor.append.remote(list(drafts)))
 
     def state(self) -> CampaignState:
-        """The newest durable state, read from the object store: this caller's own copy."""
-        [reference] = ray.get(self._actor.state.remote())
-        state: CampaignState = ray.get(reference)
-        return state
+        """The newest durable state, read from the object store: this client's own copy.
+
+        It is read anew only when the ledger has recorded what the copy does not hold: a caller that folds the
+        events it appends into its copy, as the observer does, has the newest state already.
+        """
+        version, [reference] = ray.get(self._actor.state.remote())
+        if self._state is None or self._state.version != version:
+            self._state = ray.get(reference)
+        return self._state
 
     def heartbeat(self, live: WorkerLive) -> None:
         """Send and forget."""

@@ -41,7 +41,7 @@ class TrainingJob:
     is all that it can write to and is created here; both are apart from one another and from
     `data_dir`, a prepared folder.
 
-    `on_progress` is called about four times a second, `cancelled` ten times; both must return at once,
+    `on_progress` is called about once a second, `cancelled` five times; both must return at once,
     for nothing is watched meanwhile. `threads` limits the numeric libraries.
     """
 

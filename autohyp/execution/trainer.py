@@ -35,8 +35,8 @@ from autohyp.records import Progress
 
 __all__ = ["OutcomeStatus", "TrainingJob", "TrainingOutcome", "run_training", "training_environment"]
 
-POLL_S = 0.1  # how soon a cancellation is seen
-PROGRESS_INTERVAL_S = 0.25
+POLL_S = 0.2  # how soon a cancellation is seen
+PROGRESS_INTERVAL_S = 1.0
 EXIT_GRACE_S = 10.0  # for the script to end after it was measured
 REFUSED_GRACE_S = 1.0  # and after it was refused: it may say why
 EVALUATOR_GRACE_S = 10.0  # for the evaluator to say how it ended once the training process is gone

@@ -24,7 +24,7 @@ from autohyp.execution.sandbox import kernel, plan, seccomp, tree
 
 __all__ = ["main"]
 
-_SAMPLE_INTERVAL_S = 0.05
+_SAMPLE_INTERVAL_S = 0.1
 _EXACT_INTERVAL_S = 1.0
 _DISK_INTERVAL_S = 0.5
 _DISK_DUTY = 20

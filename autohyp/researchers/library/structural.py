@@ -121,7 +121,7 @@ REWRITES: dict[str, Rewrite] = {
         (UPDATE_LOOP, "    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n" + UPDATE_LOOP),
     ),
     "still-scales": _replace(
-        (UPDATE_LOOP, "    if step == 0:  # nothing has reached these yet: their gradients are rounding noise\n"
+        (UPDATE_LOOP, "    if step == 0:  # nothing has reached these yet: their gradients are noise\n"
          "        model.residual_scales.grad.zero_()\n"
          "        model.x0_scales.grad.zero_()\n" + UPDATE_LOOP),
     ),
