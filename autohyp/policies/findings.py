@@ -11,6 +11,9 @@ from autohyp.records import Finding, NoiseFloor, Verdict
 
 __all__ = ["finding_about", "gain_over_parent"]
 
+CLEAR_ERRORS = 2.0
+"""A gain of so many standard errors over its own parent is worth telling, whatever became of it."""
+
 
 def gain_over_parent(
     state: CampaignState, entry: ExperimentEntry, noise: NoiseFloor | None
@@ -39,11 +42,15 @@ def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> 
     best, (best_gain, error) = max(gains, key=lambda pair: pair[1][0])
     kept = [e for e in entries if e.verdict is Verdict.KEEP]
     spread = fmean(gain for _, (gain, _) in gains)
-    title = (
-        f"{kind}: {best.experiment.hypothesis.title} gained {best_gain:.4f} bpb"
-        if kept
-        else f"{kind}: nothing tried so far helps"
-    )
+    stands_out = best_gain > CLEAR_ERRORS * error
+    if kept:
+        title = f"{kind}: {best.experiment.hypothesis.title} gained {best_gain:.4f} bpb"
+    elif stands_out:
+        title = (
+            f"{kind}: {best.experiment.hypothesis.title} helps its parent, but is no better than the champion"
+        )
+    else:
+        title = f"{kind}: nothing tried so far helps"
     return Finding(
         finding_id=f"kind-{kind.replace(' ', '-')}",
         title=title,
@@ -52,14 +59,14 @@ def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> 
             f"best {best_gain:+.4f} ± {error:.4f} bpb ({best.experiment_id}), "
             f"mean {spread:+.4f} (positive is better)"
         ),
-        confidence=_confidence([g for _, g in gains], bool(kept)),
+        confidence=_confidence([g for _, g in gains], helps=bool(kept) or stands_out),
         mechanism=best.experiment.hypothesis.rationale,
-        implication="go further in this direction" if kept else "look elsewhere first",
+        implication="go further in this direction" if kept or stands_out else "look elsewhere first",
     )
 
 
-def _confidence(gains: Iterable[tuple[float, float]], kept: bool) -> float:
+def _confidence(gains: Iterable[tuple[float, float]], *, helps: bool) -> float:
     """Rough: how far the best (or worst) effect stands out of its error, as a probability."""
     margins = [abs(gain) / error if error else 9.0 for gain, error in gains]
-    strongest = max(margins) if kept else min(margins)
+    strongest = max(margins) if helps else min(margins)
     return round(min(0.99, 0.5 + strongest / 8), 2)

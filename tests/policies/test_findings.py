@@ -69,3 +69,19 @@ def test_the_campaign_recorded_its_findings(campaign: SimulatedCampaign) -> None
     findings = campaign.ledger.state().findings
     assert list(findings) == ["kind-learning-rate"]
     assert "2 measured, 1 kept" in findings["kind-learning-rate"].evidence
+
+
+def test_a_gain_over_the_parent_is_told_when_the_champion_has_moved_on() -> None:
+    objective = ScriptedObjective({("MATRIX_LR", 0.08): -0.2, ("WEIGHT_DECAY", 0.1): -0.1})
+    hypotheses = [
+        make_hypothesis("hyp-1", {"MATRIX_LR": 0.08}),
+        make_hypothesis("hyp-2", {"WEIGHT_DECAY": 0.1}).model_copy(update={"kind": "weight decay"}),
+    ]
+    limits = {"profile": "cpu", "run": {"constants": {}}, "limits": {"max_experiments": 3}}
+    config = CampaignConfig.model_validate(limits)
+    campaign = SimulatedCampaign(objective, hypotheses, config, num_workers=3)
+    campaign.play()
+    finding = campaign.ledger.state().findings["kind-weight-decay"]
+    assert finding.title == "weight decay: Try hyp-2 helps its parent, but is no better than the champion"
+    assert "1 measured, 0 kept" in finding.evidence
+    assert finding.confidence > 0.9
