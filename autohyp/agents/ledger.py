@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autohyp.errors import JournalError
 from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, replay
 from autohyp.journal.events import NoteWritten
-from autohyp.journal.file import read_journal
+from autohyp.journal.file import collector_paused, read_journal
 from autohyp.paths import CampaignPaths
 from autohyp.records import WorkerLive, utc_now
 from autohyp.views.workers import write_worker
@@ -100,8 +100,9 @@ class Ledger:
         self._writer.close()
 
     def _replay(self, entries: Sequence[Entry]) -> None:
-        self.state = replay(entries)
-        self._keys = {entry.key for entry in entries}
+        with collector_paused():
+            self.state = replay(entries)
+            self._keys = {entry.key for entry in entries}
 
     def _take_back(self) -> None:
         """The disk refused: go back to what it holds."""

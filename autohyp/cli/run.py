@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,6 +30,9 @@ from autohyp.records import Verdict
 from autohyp.views.live import LiveScreen
 from autohyp.views.report import print_report
 from autohyp.views.sync import sync_all
+
+if TYPE_CHECKING:
+    from autohyp.cluster.session import Session
 
 __all__ = ["register"]
 
@@ -221,13 +224,19 @@ def _target_files(config: CampaignConfig, config_file: Path | None) -> dict[str,
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """End the same way by `autohyp stop`, a closed terminal or a batch system as by Ctrl-C."""
+def _one_interrupt() -> Iterator[None]:
+    """Turn Ctrl-C, `autohyp stop`, a closed terminal or a batch system's end into one KeyboardInterrupt.
+
+    Further ones are ignored: an impatient second Ctrl-C must not undo a clean end.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:
@@ -253,23 +262,15 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
     check_resumable(follower.state(), workspace, data_facts(config.data.directory))
     workspace.close()
     interrupted, error = False, None
-    # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
-    with _sigterm_as_interrupt(), local_cluster(config) as dashboard_url, _sigterm_as_interrupt():
-        if dashboard_url:
-            console.print(f"Ray dashboard: {dashboard_url}")
-        with Session(paths, config, config.data.directory) as session:
-            try:
-                with LiveScreen(paths, console) as screen:
-                    reason = None
-                    while reason is None:
-                        reason, error = session.finished()
-                        screen.update(follower.state())
-                        time.sleep(REFRESH_S)
-            except KeyboardInterrupt:
-                interrupted = True
-                with _ignore_interrupts():
-                    console.print("ending: what runs is given up and tried again on resume ...")
-                    session.stop_and_wait("interrupted")
+    try:
+        # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
+        with _one_interrupt(), local_cluster(config) as dashboard_url, _one_interrupt():
+            if dashboard_url:
+                console.print(f"Ray dashboard: {dashboard_url}")
+            with Session(paths, config, config.data.directory) as session:
+                error = _follow(session, follower, paths, console)
+    except KeyboardInterrupt:
+        interrupted = True
     state = follower.state()
     sync_all(paths, state)
     print_report(paths, state, console)
@@ -281,15 +282,19 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
     return 130 if interrupted else EditError.exit_code if failed else 0
 
 
-@contextmanager
-def _ignore_interrupts() -> Iterator[None]:
-    """An impatient second Ctrl-C must not undo a clean end."""
-    previous = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _follow(session: Session, follower: _Follower, paths: CampaignPaths, console: Console) -> str | None:
+    """Show the campaign until its loop has ended; returns what went wrong in it, if anything."""
     try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        with LiveScreen(paths, console) as screen:
+            while True:
+                reason, error = session.finished()
+                screen.update(follower.state())
+                if reason is not None:
+                    return error
+                time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        console.print("ending: what runs is given up, and tried again on resume ...")
+        raise
 
 
 class _Follower:

@@ -14,14 +14,14 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from autohyp import __version__
 from autohyp.agents.driver import DriverFile
@@ -92,7 +92,7 @@ class Session:
         self._observer = as_actor(ObserverActor, "observer").remote(
             root, config, data_dir, self._ledger_actor
         )
-        self._end_reason = "the driver failed"
+        self._end_reason = ""
 
     def finished(self) -> tuple[str | None, str | None]:
         """(reason, error) once the campaign's loop has ended, else (None, None)."""
@@ -104,27 +104,28 @@ class Session:
             self._end_reason = reason
         return reason, error
 
-    def stop(self, reason: str, *, now: bool) -> None:
-        """Ask the observer to end: at once, or when what runs is done."""
-        ray.get(self._observer.stop.remote(reason, now))
-
-    def stop_and_wait(self, reason: str) -> None:
-        """Give up what runs (it is tried again on resume) and return when everything is recorded."""
-        self.stop(reason, now=True)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self.finished()[0] is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Leave nothing behind, whatever ended the session; what is given up is tried again on resume."""
+        if error is not None:
+            self._end_reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "the driver failed"
+            with suppress(ClusterError, RayError):
+                self._give_up()
         ended = SessionEnded(session_id=self._session_id, reason=self._end_reason)
         self._ledger.append([Draft(f"session:{self._session_id}:end", ended)])
         ray.get(self._ledger_actor.close.remote())
         self._driver.remove()
+
+    def _give_up(self) -> None:
+        """Stop the workers and return when everything is recorded and every checkout is gone."""
+        ray.get(self._observer.stop.remote(self._end_reason, True))
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.finished()[0] is None and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _started(self, sandbox: str) -> SessionStarted:
         return SessionStarted(

@@ -10,8 +10,10 @@ what it acknowledged.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
@@ -20,7 +22,20 @@ from autohyp.errors import JournalDamagedError, JournalError, JournalLockedError
 from autohyp.journal.events import GENESIS, Draft, Entry, decode_line, encode_line
 from autohyp.records import utc_now
 
-__all__ = ["JournalReader", "JournalWriter", "TornTail", "read_journal"]
+__all__ = ["JournalReader", "JournalWriter", "TornTail", "collector_paused", "read_journal"]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection within: a long journal becomes millions of objects, none of them garbage, and
+    looking through them again and again took more than half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,8 @@ class JournalReader:
 
 def read_journal(path: Path) -> list[Entry]:
     """All entries of a journal; an unfinished last line is left out."""
-    return list(JournalReader(path).read())
+    with collector_paused():
+        return list(JournalReader(path).read())
 
 
 class JournalWriter:
@@ -102,7 +118,8 @@ class JournalWriter:
         try:
             self._lock()
             reader = JournalReader(path)
-            self.entries = list(reader.read())
+            with collector_paused():
+                self.entries = list(reader.read())
             self._seq, self._hash = reader.last_seq, reader.last_hash
             self.torn_tail = self._repair(reader.offset)
             _fsync_directory(path.parent)

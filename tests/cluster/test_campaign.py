@@ -129,3 +129,15 @@ def test_a_target_that_does_not_run_ends_at_once_and_says_why(campaign: Campaign
     done = campaign.run("run")
     assert done.returncode == 5, done.stdout + done.stderr
     assert "ZeroDivisionError" in done.stdout
+
+
+def test_a_reader_that_goes_away_ends_it_cleanly(campaign: Campaign) -> None:
+    process = campaign.start("run")
+    campaign.read_until(process, lambda line: "starts" in line)
+    assert process.stdout is not None
+    process.stdout.close()  # as `autohyp run | head` does
+    process.wait()
+    state = replay(read_journal(campaign.root / "journal.jsonl"))
+    assert not state.in_flight
+    assert state.sessions[-1].end_reason == "the driver failed"
+    assert campaign.left_behind() == []
