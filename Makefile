@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup setup-dev coverage clean
+.PHONY: help run test check bench setup setup-dev coverage clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -21,6 +21,9 @@ check: setup-dev ## formatting, lint, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench: setup-dev ## time the ledger, reopening and the views against their goals (docs/benchmarks.md)
+	@$(BIN)/python -m tests.benchmarks
 
 setup: $(VENV)/.installed ## the virtual environment with the package, and helpful system packages
 setup-dev: $(VENV)/.installed-dev

@@ -1,0 +1,189 @@
+"""Transitions per second through the real ledger, and how long one waits for its acknowledgement.
+
+A transition is the result of a run that is in flight (`run_finished`, about 2 kB): the state checks it, the
+journal writes it, and it is acknowledged after its fsync. Callers are processes of their own, as workers are,
+and share the machine's cores with the ledger and with Ray. No result is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from autohyp.agents.ledger import Ledger, Request
+from autohyp.cluster.actors import LedgerActor, as_actor
+from autohyp.cluster.session import local_cluster
+from autohyp.config import CampaignConfig
+from autohyp.journal import Draft, read_journal, replay
+from autohyp.journal.events import RunFinished
+from autohyp.paths import CampaignPaths
+from autohyp.testing.campaigns import CampaignShape, write_campaign
+
+from .figures import Figure, percentile
+
+__all__ = ["measure_ledger_alone", "measure_through_ray"]
+
+NUM_CALLERS = 4
+CALLS_IN_FLIGHT = 64
+NUM_SIMULATED_WORKERS = 200
+SETTLE_S = 5.0
+
+
+def measure_through_ray(folder: Path) -> list[Figure]:
+    """Throughput and acknowledgement through the ledger's actor, on a cluster of this machine."""
+    with local_cluster(CampaignConfig.model_validate({"tag": "bench", "ray": {"dashboard": False}})):
+        callers = [_CALLER.remote() for _ in range(NUM_CALLERS)]
+        return _measure_throughput(folder, callers) + _measure_acknowledgement(folder, callers)
+
+
+def _measure_throughput(folder: Path, callers: list[Any], num_results: int = 6000) -> list[Figure]:
+    """Several callers send as fast as they are answered: one transition a call, and ten a call."""
+    figures = []
+    for size, goal in ((1, 3000.0), (10, None)):
+        paths, drafts = _prepare(folder / f"throughput-{size}", num_results)
+        calls = [drafts[start : start + size] for start in range(0, len(drafts), size)]
+        with _ledger(paths) as ledger:
+            _hand_out(callers, ledger, calls)
+            start = time.perf_counter()
+            ray.get([caller.send_all.remote(CALLS_IN_FLIGHT) for caller in callers])
+            elapsed_s = time.perf_counter() - start
+            if size == 1:
+                figures.append(_plain_calls(callers))
+        _check(paths, num_results)
+        note = f"{NUM_CALLERS} processes, each with {CALLS_IN_FLIGHT} calls in flight"
+        words = "one a call" if size == 1 else f"{size} a call"
+        what = f"durable transitions through the ledger actor, {words}"
+        figures.append(Figure(what, num_results / elapsed_s, "/s", goal, True, note))
+    return figures
+
+
+def _plain_calls(callers: list[Any], num_calls: int = 1024) -> Figure:
+    """What Ray alone allows: the same actor and callers, with nothing to check, write or fsync."""
+    start = time.perf_counter()
+    ray.get([caller.send_nothing.remote(num_calls, CALLS_IN_FLIGHT) for caller in callers])
+    elapsed_s = time.perf_counter() - start
+    return Figure("calls that change nothing, to the same actor", len(callers) * num_calls / elapsed_s, "/s")
+
+
+def _measure_acknowledgement(
+    folder: Path, callers: list[Any], per_second: int = 200, seconds: int = 10
+) -> list[Figure]:
+    """200 simulated workers, each sending at random times; the time from a call to its acknowledgement."""
+    paths, drafts = _prepare(folder / "acknowledgement", per_second * seconds)
+    rate, num_here = per_second / NUM_SIMULATED_WORKERS, NUM_SIMULATED_WORKERS // len(callers)
+    with _ledger(paths) as ledger:
+        _hand_out(callers, ledger, [[draft] for draft in drafts])
+        lists = ray.get([caller.send_at_rate.remote(num_here, rate) for caller in callers])
+    _check(paths, len(drafts))
+    times_ms = [1000 * time_s for times in lists for time_s in times]
+    what = f"acknowledgement, {NUM_SIMULATED_WORKERS} simulated workers, {per_second} results/s in all"
+    return [
+        Figure(f"{what}, p99", percentile(times_ms, 99), "ms", 20, note=f"of {len(times_ms):,} results"),
+        Figure(f"{what}, median", percentile(times_ms, 50), "ms"),
+    ]
+
+
+def measure_ledger_alone(folder: Path, num_results: int = 4000) -> list[Figure]:
+    """The same transitions committed in this process: what is left when Ray costs nothing."""
+    figures = []
+    for size in (1, 50):
+        paths, drafts = _prepare(folder / f"alone-{size}", num_results)
+        ledger = Ledger(paths)
+        requests = [Request([draft]) for draft in drafts]
+        start = time.perf_counter()
+        for first in range(0, num_results, size):
+            ledger.commit(requests[first : first + size])
+        elapsed_s = time.perf_counter() - start
+        ledger.close()
+        _check(paths, num_results)
+        what = f"durable transitions without Ray, {size} a commit"
+        figures.append(Figure(what, num_results / elapsed_s, "/s"))
+    return figures
+
+
+def _prepare(research: Path, num_runs: int) -> tuple[CampaignPaths, list[Draft]]:
+    """A campaign with so many runs in flight, and a result for each."""
+    paths = write_campaign(research, CampaignShape(num_experiments=20, num_running=num_runs))
+    state = replay(read_journal(paths.journal))
+    pattern = next(entry.measured[0] for entry in state.experiments.values() if entry.measured)
+    drafts = []
+    for run in state.in_flight.values():
+        same = {"run_id": run.run_id, "experiment_id": run.experiment_id, "seed": run.seed}
+        event = RunFinished(result=pattern.model_copy(update=same))
+        drafts.append(Draft(f"result:{run.run_id}", event))
+    return paths, drafts
+
+
+def _check(paths: CampaignPaths, num_results: int) -> None:
+    """Every acknowledged result is on disk, once."""
+    finished = [entry.key for entry in read_journal(paths.journal) if entry.key.startswith("result:")]
+    if not len(finished) == len(set(finished)) == num_results:
+        raise AssertionError(f"{len(finished)} results recorded, {num_results} acknowledged")
+
+
+@contextmanager
+def _ledger(paths: CampaignPaths) -> Iterator[Any]:
+    """The ledger's actor; the cluster is the caller's."""
+    ledger = as_actor(LedgerActor, f"ledger-{paths.root.parent.name}").remote(paths.root.resolve())
+    ray.get(ledger.live.remote())
+    yield ledger
+    ray.get(ledger.close.remote())
+    ray.kill(ledger)
+
+
+def _hand_out(callers: list[Any], ledger: Any, calls: list[list[Draft]]) -> None:
+    """Deal the calls out and return when every caller has them and Ray has started its spare processes."""
+    ray.get([caller.take.remote(ledger, calls[i :: len(callers)]) for i, caller in enumerate(callers)])
+    time.sleep(SETTLE_S)
+
+
+class _Caller:
+    """A process that sends results to the ledger."""
+
+    async def take(self, ledger: Any, calls: Sequence[list[Draft]]) -> None:
+        """What to send, and where; the first connection is made here."""
+        self._ledger, self._calls = ledger, iter(calls)
+        await ledger.live.remote()
+
+    async def send_all(self, num_in_flight: int) -> None:
+        """Send everything, so many calls at a time."""
+
+        async def send() -> None:
+            for drafts in self._calls:
+                await self._ledger.append.remote(drafts)
+
+        await asyncio.gather(*(send() for _ in range(num_in_flight)))
+
+    async def send_nothing(self, num_calls: int, num_in_flight: int) -> None:
+        """So many calls that ask the ledger for next to nothing."""
+
+        async def send() -> None:
+            for _ in range(num_calls // num_in_flight):
+                await self._ledger.live.remote()
+
+        await asyncio.gather(*(send() for _ in range(num_in_flight)))
+
+    async def send_at_rate(self, num_workers: int, per_second: float) -> list[float]:
+        """So many workers, each sending at this rate with random pauses; the acknowledgements' times."""
+        times: list[float] = []
+
+        async def work(rng: random.Random) -> None:
+            await asyncio.sleep(rng.uniform(0, 1 / per_second))
+            for drafts in self._calls:
+                start = time.perf_counter()
+                await self._ledger.append.remote(drafts)
+                times.append(time.perf_counter() - start)
+                await asyncio.sleep(rng.uniform(0.5, 1.5) / per_second)
+
+        await asyncio.gather(*(work(random.Random(seed)) for seed in range(num_workers)))
+        return times
+
+
+_CALLER: Any = ray.remote(num_cpus=0)(_Caller)
