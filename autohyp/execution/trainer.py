@@ -87,9 +87,9 @@ class _Launch:
         self._clock = BudgetClock(time.monotonic(), self._job.budget_s, self._job.startup_allowance_s)
         self._selector.register(self._process.fileno(), selectors.EVENT_READ)
         while not self._is_over():
+            self._check(time.monotonic())
             for key, _ in self._selector.select(POLL_S):
                 self._handle(key)
-            self._check(time.monotonic())
         for key in [key for key in self._selector.get_map().values() if key.data]:
             while self._handle(key):
                 pass
