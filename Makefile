@@ -14,7 +14,7 @@ run: setup ## set everything up and run a real campaign on this machine (MINUTES
 	@$(BIN)/autohyp run --minutes $(MINUTES)
 
 test: setup-dev ## set everything up, run the checks' quick part and all tests
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: setup-dev ## formatting, lint, types, layers
 	@$(BIN)/ruff format --check .
