@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup setup-dev coverage clean
+.PHONY: help run test check bench setup setup-dev clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -13,7 +13,7 @@ help: ## show this list
 run: setup ## set everything up and run a real campaign on this machine (MINUTES=8)
 	@$(BIN)/autohyp run --minutes $(MINUTES)
 
-test: setup-dev ## set everything up, run the checks' quick part and all tests
+test: setup-dev ## set everything up and run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: setup-dev ## formatting, lint, types, layers
@@ -37,4 +37,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean: ## remove the virtual environment and caches; campaigns stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

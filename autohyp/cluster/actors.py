@@ -119,10 +119,6 @@ class LedgerActor:
         """See `Ledger.heartbeat`."""
         self._ledger.heartbeat(live)
 
-    async def live(self) -> list[WorkerLive]:
-        """Every worker's last heartbeat."""
-        return list(self._ledger.live.values())
-
     async def close(self) -> None:
         """Release the journal; called when the campaign's session is over."""
         async with self._commits:
