@@ -30,6 +30,7 @@ __all__ = [
     "RunConfig",
     "SandboxConfig",
     "Section",
+    "SimulationConfig",
     "WorkersConfig",
     "dump_config",
     "load_config",
@@ -123,6 +124,26 @@ class WorkersConfig(Section):
         default=None, description="Workers; default: one a GPU, or one per `cpus_per_worker` cores"
     )
     cpus_per_worker: PositiveInt = Field(default=1, description="Cores of a worker without a GPU")
+    heartbeat_s: PositiveFloat = Field(default=1.0, description="Seconds between a worker's signs of life")
+    lost_after_s: PositiveFloat = Field(
+        default=4.0, description="Seconds of silence after which a worker is given up and its run queued again"
+    )
+    max_faults: PositiveInt = Field(
+        default=3, description="Failures of a worker in a row after which it gets no more runs"
+    )
+
+
+class SimulationConfig(Section):
+    """Runs that only pretend to train: for trying the system itself at scale. Every view says so."""
+
+    trainer: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="`module:function` of a callable that turns constants and a seed into a result curve",
+    )
+    time_scale: float = Field(
+        default=1.0, ge=0, description="Real seconds a simulated second takes; 0 does not wait at all"
+    )
+    workers_per_process: PositiveInt = Field(default=50, description="Simulated workers in one process")
 
 
 class SandboxConfig(Section):
@@ -174,6 +195,12 @@ class LimitsConfig(Section):
     max_gpu_hours: PositiveFloat | None = Field(
         default=None, description="Hours that workers were busy, start-up and evaluation included"
     )
+    max_usd: PositiveFloat | None = Field(
+        default=None, description="US dollars: worker hours times `usd_per_gpu_hour`"
+    )
+    usd_per_gpu_hour: PositiveFloat | None = Field(
+        default=None, description="What an hour of one worker costs, US dollars; needed for `max_usd`"
+    )
     session_minutes: PositiveFloat | None = Field(
         default=None, description="Minutes of this session: no run starts that would not end in time"
     )
@@ -210,6 +237,7 @@ class CampaignConfig(Section):
     decisions: DecisionConfig = Field(default_factory=DecisionConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
+    simulation: SimulationConfig | None = Field(default=None, description="Pretend to train (see above)")
     ray: RayConfig = Field(default_factory=RayConfig)
     seed: int = Field(default=42, ge=0, description="Seed of the first run of every experiment")
 

@@ -137,7 +137,7 @@ def test_overrides_alone_are_checked_too() -> None:
 
 # Resolving -----------------------------------------------------------------------------------
 
-OPEN = {"tag", "data.directory", "ray.address", "decisions.prior_gain_sd_bpb"}
+OPEN = {"tag", "data.directory", "ray.address", "decisions.prior_gain_sd_bpb", "simulation"}
 """What a machine does not decide: the rest is None only as a limit that nobody set."""
 
 

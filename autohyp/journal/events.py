@@ -32,13 +32,16 @@ __all__ = [
     "HypothesisProposed",
     "HypothesisRefused",
     "NoteWritten",
+    "PauseChanged",
     "RunFinished",
     "RunLost",
     "RunStarted",
     "RunsRequested",
     "SessionEnded",
     "SessionStarted",
+    "StopRequested",
     "ToolChanged",
+    "WorkerDrained",
     "decode_line",
     "encode_line",
 ]
@@ -174,6 +177,32 @@ class NoteWritten(Event):
     experiment_id: str | None = None
 
 
+class PauseChanged(Event):
+    """Somebody paused the campaign (what runs is let finish, nothing new starts) or let it go on."""
+
+    type = "pause_changed"
+    paused: bool
+    author: str
+
+
+class StopRequested(Event):
+    """Somebody asked the running session to end: at once (`now`), or when what runs has finished."""
+
+    type = "stop_requested"
+    session_id: str
+    now: bool
+    author: str
+    reason: str = "it was stopped"
+
+
+class WorkerDrained(Event):
+    """A worker failed again and again: it gets no more runs in this session."""
+
+    type = "worker_drained"
+    worker_id: str
+    reason: str
+
+
 class CampaignEnded(Event):
     """A limit was reached or somebody ended the campaign for good; a new session opens it again."""
 
@@ -198,6 +227,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
         FindingRecorded,
         ToolChanged,
         NoteWritten,
+        PauseChanged,
+        StopRequested,
+        WorkerDrained,
         CampaignEnded,
     )
 }

@@ -104,7 +104,8 @@ class CampaignState:
 
     `queue` holds hypotheses not tried yet, `runs` the experiment of every run ever begun, `in_flight` the
     runs on a worker now, `open` the experiments that are undecided or have runs to come, `lineage` the
-    champions in order. So what the observer looks at each time does not grow with the campaign.
+    champions in order. So what the observer looks at each time does not grow with the campaign. `paused`,
+    `stop`, `worker_faults` (failures in a row) and `drained` (reason by worker) belong to the last session.
     """
 
     version: int = 0
@@ -122,6 +123,10 @@ class CampaignState:
     findings: dict[str, Finding] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     notes: list[tuple[str, ev.NoteWritten]] = field(default_factory=list)
+    paused: bool = False
+    stop: ev.StopRequested | None = None
+    worker_faults: dict[str, int] = field(default_factory=dict)
+    drained: dict[str, str] = field(default_factory=dict)
     ended: str | None = None
     charged_s: float = 0.0
     worker_s: float = 0.0
@@ -193,6 +198,9 @@ class CampaignState:
                 return self._active_problem(run_id)
             case ev.RunFinished(result=result):
                 return self._active_problem(result.run_id) or self._result_problem(result)
+            case ev.StopRequested(session_id=session_id):
+                current = self.sessions and self.sessions[-1].started.session_id == session_id
+                return None if current else f"session {session_id} is not the one that runs"
             case ev.DecisionMade(decision=decision):
                 entry = self.experiments.get(decision.experiment_id)
                 ready = entry is not None and entry.awaits_decision
@@ -236,7 +244,9 @@ class CampaignState:
 
     def _apply_session_started(self, event: ev.SessionStarted, ts: str) -> None:
         self.sessions.append(Session(event, started_at=ts, last_ts=ts))
-        self.ended = None
+        # Whoever takes a campaign up again wants it to go on.
+        self.ended, self.paused, self.stop = None, False, None
+        self.worker_faults, self.drained = {}, {}
 
     def _apply_session_ended(self, event: ev.SessionEnded, ts: str) -> None:
         for session in self.sessions:
@@ -267,9 +277,11 @@ class CampaignState:
 
     def _apply_run_lost(self, event: ev.RunLost, ts: str) -> None:
         entry = self.experiments[self.runs[event.run_id]]
-        seed = entry.active.pop(event.run_id).seed
+        run = entry.active.pop(event.run_id)
         del self.in_flight[event.run_id]
-        entry.num_faults[seed] = entry.num_faults.get(seed, 0) + event.at_fault
+        entry.num_faults[run.seed] = entry.num_faults.get(run.seed, 0) + event.at_fault
+        if event.at_fault:
+            self.worker_faults[run.worker_id] = self.worker_faults.get(run.worker_id, 0) + 1
 
     def _apply_runs_requested(self, event: ev.RunsRequested, ts: str) -> None:
         entry = self.experiments[event.experiment_id]
@@ -281,6 +293,8 @@ class CampaignState:
         entry = self.experiments[result.experiment_id]
         del entry.active[result.run_id], self.in_flight[result.run_id]
         entry.results.append(result)
+        if result.is_measured:
+            self.worker_faults.pop(result.worker_id, None)
         self._close_if_settled(entry)
         self.charged_s += result.charged_s
         self.worker_s += result.total_s
@@ -308,6 +322,16 @@ class CampaignState:
 
     def _apply_note_written(self, event: ev.NoteWritten, ts: str) -> None:
         self.notes.append((ts, event))
+
+    def _apply_pause_changed(self, event: ev.PauseChanged, ts: str) -> None:
+        self.paused = event.paused
+
+    def _apply_stop_requested(self, event: ev.StopRequested, ts: str) -> None:
+        if self.stop is None or event.now:
+            self.stop = event
+
+    def _apply_worker_drained(self, event: ev.WorkerDrained, ts: str) -> None:
+        self.drained[event.worker_id] = event.reason
 
     def _apply_campaign_ended(self, event: ev.CampaignEnded, ts: str) -> None:
         self.ended = event.reason
