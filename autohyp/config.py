@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autohyp.errors import ConfigError
 from autohyp.records import ConstantValue, Hardware
@@ -121,12 +121,13 @@ class WorkersConfig(Section):
     """Who trains."""
 
     count: PositiveInt | None = Field(
-        default=None, description="Workers; default: one a GPU, or one per `cpus_per_worker` cores"
+        default=None, description="Workers; default: one a GPU of the cluster, or per `cpus_per_worker` cores"
     )
     cpus_per_worker: PositiveInt = Field(default=1, description="Cores of a worker without a GPU")
     heartbeat_s: PositiveFloat = Field(default=1.0, description="Seconds between a worker's signs of life")
     lost_after_s: PositiveFloat = Field(
-        default=4.0, description="Seconds of silence after which a worker is given up and its run queued again"
+        default=4.0,
+        description="Seconds of silence after which a worker is given up and its run queued again",
     )
     max_faults: PositiveInt = Field(
         default=3, description="Failures of a worker in a row after which it gets no more runs"
@@ -205,6 +206,12 @@ class LimitsConfig(Section):
         default=None, description="Minutes of this session: no run starts that would not end in time"
     )
 
+    @model_validator(mode="after")
+    def _money_needs_a_price(self) -> Self:
+        if self.max_usd is not None and self.usd_per_gpu_hour is None:
+            raise ValueError("max_usd needs usd_per_gpu_hour, what an hour of one worker costs")
+        return self
+
 
 class RayConfig(Section):
     """The Ray cluster to use."""
@@ -248,16 +255,33 @@ class CampaignConfig(Section):
             raise ValueError("use lower-case letters, digits, '.', '_' and '-', at most 63 characters")
         return tag
 
+    @property
+    def sandbox_name(self) -> str:
+        """What confines the runs, as every result says: "simulated" when there is nothing to confine."""
+        return "simulated" if self.simulation is not None else self.sandbox.backend
+
+    def with_limits(self, given: dict[str, Any]) -> Self:
+        """This configuration with other limits, those of `given` that are not None; else ConfigError."""
+        values = {name: value for name, value in given.items() if value is not None}
+        try:
+            limits = LimitsConfig.model_validate(self.limits.model_dump() | values)
+        except ValidationError as error:
+            raise ConfigError(f"limits: {_explain(error).removeprefix('the file: ')}") from None
+        return self.model_copy(update={"limits": limits})
+
     def resolved(self, hardware: Hardware) -> Self:
         """This configuration with every default that depends on the machine written out."""
         name = self.profile if self.profile != "auto" else ("gpu" if hardware.gpus else "cpu")
         profile = PROFILES[name]
-        if name == "gpu" and not hardware.gpus and self.ray.address is None:
+        is_real = self.simulation is None
+        if name == "gpu" and is_real and not hardware.gpus and self.ray.address is None:
             raise ConfigError(
                 "profile gpu: this machine shows no GPU; use --profile cpu, or --address of a cluster"
             )
         run, sandbox = self.run, self.sandbox
-        workers = len(hardware.gpus) if name == "gpu" else hardware.cpus // self.workers.cpus_per_worker
+        constants = profile.constants if is_real else {}  # a simulated model has no size that could not fit
+        # On GPUs the cluster decides, which may grow; simulated workers and cores are counted here.
+        workers = None if name == "gpu" and is_real else max(1, hardware.cpus // self.workers.cpus_per_worker)
         return self.model_copy(
             update={
                 "profile": name,
@@ -268,9 +292,9 @@ class CampaignConfig(Section):
                     budget_s=run.budget_s or profile.budget_s,
                     startup_allowance_s=run.startup_allowance_s or profile.startup_allowance_s,
                     evaluation_timeout_s=run.evaluation_timeout_s or profile.evaluation_timeout_s,
-                    constants=profile.constants if run.constants is None else run.constants,
+                    constants=constants if run.constants is None else run.constants,
                 ),
-                "workers": self.workers.model_copy(update={"count": self.workers.count or max(1, workers)}),
+                "workers": self.workers.model_copy(update={"count": self.workers.count or workers}),
                 "sandbox": sandbox.model_copy(update={"memory_mb": sandbox.memory_mb or profile.memory_mb}),
             }
         )

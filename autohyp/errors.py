@@ -18,6 +18,7 @@ __all__ = [
     "JournalDamagedError",
     "JournalError",
     "JournalLockedError",
+    "JournalWriteError",
     "SandboxError",
     "SandboxUnavailableError",
     "WorkspaceError",
@@ -58,6 +59,10 @@ class JournalDamagedError(JournalError):
 
 class JournalLockedError(JournalError):
     """Another process writes this journal."""
+
+
+class JournalWriteError(JournalError):
+    """The disk refused: nothing of the change was recorded, and it may be sent again when there is room."""
 
 
 class CampaignError(AutohypError):

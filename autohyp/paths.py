@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autohyp.errors import CampaignError, ConfigError
 
-__all__ = ["CampaignPaths", "bundled_target", "find_campaign", "list_campaigns", "write_atomic"]
+__all__ = ["CampaignPaths", "bundled_target", "find_campaign", "has_room", "list_campaigns", "write_atomic"]
 
+MIN_FREE_BYTES = 8 * 2**20
+"""With less than this on its disk a campaign starts nothing: a run that fails for want of room tells nothing
+of its hypothesis."""
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -41,6 +47,14 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def has_room(folder: Path) -> bool:
+    """Whether the folder's disk has room for another run; also when nobody can tell."""
+    try:
+        return shutil.disk_usage(folder).free >= MIN_FREE_BYTES
+    except OSError:
+        return True
+
+
 @dataclass(frozen=True)
 class CampaignPaths:
     """The layout of `research/<tag>/`; see docs/structure.md for what each file holds."""
@@ -54,6 +68,11 @@ class CampaignPaths:
     @property
     def journal(self) -> Path:
         return self.root / "journal.jsonl"
+
+    @property
+    def journal_lock(self) -> Path:
+        """Locked by the process that writes the journal."""
+        return self.root / "journal.lock"
 
     @property
     def config(self) -> Path:
@@ -112,9 +131,15 @@ class CampaignPaths:
 
 def list_campaigns(research: Path) -> list[CampaignPaths]:
     """The campaigns under a research folder, the one worked on last first."""
-    found = [path for path in research.glob("[!.]*/journal.jsonl") if path.is_file()]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [CampaignPaths(path.parent) for path in found]
+    written: dict[Path, float] = {}
+    # A campaign whose newest segment was taken away is found too: `autohyp doctor` says what is missing.
+    for name in ("journal.jsonl", "journal.[0-9]*.jsonl"):
+        for path in research.glob(f"[!.]*/{name}"):
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                if stat.S_ISREG(facts.st_mode):
+                    written[path.parent] = max(written.get(path.parent, 0.0), facts.st_mtime)
+    return [CampaignPaths(root) for root in sorted(written, key=written.__getitem__, reverse=True)]
 
 
 def find_campaign(research: Path, tag: str | None) -> CampaignPaths:
@@ -123,11 +148,16 @@ def find_campaign(research: Path, tag: str | None) -> CampaignPaths:
     Raises CampaignError when there is none, naming those that exist.
     """
     known = list_campaigns(research)
+    for paths in known:
+        if paths.tag == tag:
+            return paths
+    if tag is not None and (research / tag).is_dir():
+        raise CampaignError(
+            f"{research / tag} has no journal: restore journal.jsonl from a copy, or delete the folder; "
+            "nothing else there can replace it"
+        )
     if not known:
         raise CampaignError(f"no campaign under {research}; `autohyp run` starts one")
     if tag is None:
         return known[0]
-    for paths in known:
-        if paths.tag == tag:
-            return paths
     raise CampaignError(f"no campaign {tag!r} under {research}; there are: {', '.join(p.tag for p in known)}")

@@ -2,11 +2,11 @@
 
 Constants are what the file assigns at its top level, once, to a name in capitals and as a plain literal
 (numbers, strings, flat tuples of them, and arithmetic such as `2**19`). Setting one changes that literal
-and nothing else: comments stay, and stay in their column. A unified diff is applied strictly: every context
-line must match, though a hunk may have moved. The fingerprint sees the program, not its spelling.
+and nothing else: comments stay, and stay in their column. The fingerprint sees the program, not its spelling.
 
+A source is parsed and walked once, however often it is asked about: trees are shared, nobody may change one.
 Nothing here executes the source. Not covered: whether the program makes sense (`autohyp.shapes` and
-`autohyp.execution.preflight`).
+`autohyp.execution.preflight`), and diffs (`autohyp.patches`, some of which is offered here again).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 
 from autohyp.errors import EditError
+from autohyp.patches import TARGET_NAME, apply_patch, reverse_patch, unified_diff
 from autohyp.records import ConstantsEdit, ConstantValue, DiffEdit, Edit, Scalar
 
 __all__ = [
     "TARGET_NAME",
-    "Hunk",
     "apply_edit",
     "apply_patch",
     "fingerprint",
@@ -37,24 +36,51 @@ __all__ = [
     "reverse_patch",
     "set_constants",
     "unified_diff",
+    "walk_source",
 ]
-
-TARGET_NAME = "train.py"
-"""The one file that an edit may change."""
 
 CONSTANT_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 MAX_EXPONENT = 64
-HUNK_HEADER = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+KEPT_TREES = 8
+"""Sources whose trees are kept: a tree of train.py takes some 2 MB."""
 
 
+@lru_cache(maxsize=KEPT_TREES)
 def parse_source(source: str) -> ast.Module:
-    """The syntax tree of `source`. Raises EditError, naming the line, if it is not Python."""
+    """The syntax tree of `source`, shared. Raises EditError, naming the line, if it is not Python."""
     try:
         return ast.parse(source)
     except SyntaxError as error:
         raise EditError(f"{TARGET_NAME} line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise EditError(f"{TARGET_NAME} cannot be parsed: {error or type(error).__name__}") from None
+
+
+SKIPPED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+
+
+_FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
+
+
+def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of a kind of node that say something about the program."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(field for field in kind._fields if field not in SKIPPED_FIELDS)
+    return _FIELDS[kind]
+
+
+@lru_cache(maxsize=KEPT_TREES)
+def walk_source(source: str) -> tuple[ast.AST, ...]:
+    """All nodes of the tree but the contexts of names, outer ones first, as from `ast.walk`."""
+    nodes: list[ast.AST] = [parse_source(source)]
+    for node in nodes:  # grows meanwhile
+        for field in _fields(type(node)):
+            value = getattr(node, field, None)
+            if isinstance(value, ast.AST):
+                nodes.append(value)
+            elif isinstance(value, list):
+                nodes += (item for item in value if isinstance(item, ast.AST))
+    return tuple(nodes)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -220,138 +246,7 @@ def set_constants(source: str, overrides: Mapping[str, ConstantValue]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
-# Diffs
-
-
-@dataclass(frozen=True)
-class Hunk:
-    """One hunk of a unified diff; `old_start` counts lines from 0."""
-
-    number: int
-    old_start: int
-    old_lines: tuple[str, ...]
-    new_lines: tuple[str, ...]
-
-
-def _split_lines(text: str) -> list[str]:
-    """Lines with their ends; only \\n ends a line, as in diffs."""
-    lines = text.split("\n")
-    ended = [line + "\n" for line in lines[:-1]]
-    return [*ended, lines[-1]] if lines[-1] else ended
-
-
-def unified_diff(old: str, new: str) -> str:
-    """A unified diff of train.py from `old` to `new`; empty when they are equal."""
-    lines = difflib.unified_diff(_split_lines(old), _split_lines(new), f"a/{TARGET_NAME}", f"b/{TARGET_NAME}")
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
-
-
-def _check_file_header(line: str) -> None:
-    path = line[4:].split("\t")[0].strip()
-    if path == "/dev/null" or path.rsplit("/", 1)[-1] != TARGET_NAME:
-        raise EditError(f"the patch touches {path}; only {TARGET_NAME} may change")
-
-
-def _read_hunk(number: int, header: re.Match[str], lines: Iterator[str]) -> Hunk:
-    """Read a hunk's body: exactly as many lines as its header promises."""
-    old_left, new_left = (int(header[group]) if header[group] else 1 for group in (2, 4))
-    old_start = int(header[1])
-    old: list[str] = []
-    new: list[str] = []
-    has_old_lines = old_left > 0
-    while old_left > 0 or new_left > 0:
-        line = next(lines, None)
-        if line is None:
-            raise EditError(f"hunk {number} is cut off: its header promises more lines")
-        mark, text = line[:1], line[1:] + "\n"
-        if mark == "\\":
-            continue
-        if mark not in {" ", "-", "+", ""}:
-            raise EditError(f"hunk {number}: a line starts with {mark!r} instead of ' ', '-' or '+'")
-        if mark != "+":
-            old.append(text)
-            old_left -= 1
-        if mark != "-":
-            new.append(text)
-            new_left -= 1
-    if old_left or new_left:
-        raise EditError(f"hunk {number} has more lines than its header promises")
-    return Hunk(number, old_start - 1 if has_old_lines else old_start, tuple(old), tuple(new))
-
-
-def _read_patch(patch: str) -> list[Hunk]:
-    hunks: list[Hunk] = []
-    lines = iter(patch.split("\n"))
-    for line in lines:
-        header = HUNK_HEADER.match(line)
-        if header:
-            hunks.append(_read_hunk(len(hunks) + 1, header, lines))
-        elif line.startswith(("--- ", "+++ ")):
-            _check_file_header(line)
-        elif line.startswith(
-            ("rename ", "copy ", "old mode", "new mode", "deleted file", "new file", "GIT binary")
-        ):
-            raise EditError(f"the patch does more than change lines ({line.strip()!r})")
-        elif hunks and line[:1] in {" ", "-", "+"} and line.strip():
-            raise EditError(f"hunk {len(hunks)} has more lines than its header promises")
-    if not hunks:
-        raise EditError("the patch holds no hunk (a line that starts with '@@ -')")
-    return hunks
-
-
-def _place(hunk: Hunk, lines: list[str], expected: int, earliest: int) -> int:
-    """The line where the hunk's old lines stand: where expected, else the one other place."""
-    size = len(hunk.old_lines)
-    if not size and lines:
-        raise EditError(f"hunk {hunk.number} has no context line to find its place by")
-
-    def fits(at: int) -> bool:
-        return tuple(lines[at : at + size]) == hunk.old_lines
-
-    if expected >= earliest and fits(expected):
-        return expected
-    places = [at for at in range(earliest, len(lines) - size + 1) if fits(at)]
-    if len(places) == 1:
-        return places[0]
-    first = next((line.strip() for line in hunk.old_lines if line.strip()), "")
-    problem = f"fits {len(places)} places" if places else "does not match the source"
-    raise EditError(f"hunk {hunk.number} {problem} (it starts with {first!r})")
-
-
-def apply_patch(source: str, patch: str) -> str:
-    """`source` with a unified diff of train.py applied, strictly.
-
-    Every old line must be there as it is; a hunk that is not where its header says may stand elsewhere if
-    that is the only place. Raises EditError that names the hunk, and for a patch of any other file.
-    """
-    ended = source.endswith("\n") or not source
-    lines = _split_lines(source if ended else source + "\n")
-    result: list[str] = []
-    done = drift = 0
-    for hunk in _read_patch(patch):
-        at = _place(hunk, lines, hunk.old_start + drift, done)
-        drift = at - hunk.old_start
-        result += lines[done:at]
-        result += hunk.new_lines
-        done = at + len(hunk.old_lines)
-    return "".join(result + lines[done:])
-
-
-def reverse_patch(patch: str) -> str:
-    """The patch that takes `patch` back."""
-    flipped = []
-    for line in patch.split("\n"):
-        header = HUNK_HEADER.match(line)
-        if header:
-            old, new = re.findall(r"[-+](\d+(?:,\d+)?)", header[0])
-            flipped.append(f"@@ -{new} +{old} @@")
-        elif line.startswith(("--- ", "+++ ")):
-            flipped.append(line)
-        else:
-            flipped.append({"-": "+", "+": "-"}.get(line[:1], line[:1]) + line[1:])
-    return "\n".join(flipped)
+# Edits
 
 
 def apply_edit(source: str, edit: Edit | None) -> str:
@@ -368,7 +263,7 @@ def apply_edit(source: str, edit: Edit | None) -> str:
 # ---------------------------------------------------------------------------------------------
 # Comparison
 
-SKIPPED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+_WITH_DOCSTRING = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -382,20 +277,20 @@ def _canonical(node: object, pieces: list[str]) -> None:
 
     `ast.dump` would not do: what it prints for empty fields differs between Python versions.
     """
-    if isinstance(node, ast.expr):
-        folded = _scalar(node)
-        if folded is not None:
-            pieces.append(repr(folded))
-            return
     if isinstance(node, ast.AST):
-        pieces.append(f"({type(node).__name__}")
-        for field, value in ast.iter_fields(node):
-            if value is None or value == [] or field in SKIPPED_FIELDS:
+        if isinstance(node, ast.Constant | ast.UnaryOp | ast.BinOp):
+            folded = _scalar(node)
+            if folded is not None:
+                pieces.append(repr(folded))
+                return
+        kind = type(node)
+        pieces.append(f"({kind.__name__}")
+        for field in _fields(kind):
+            value = getattr(node, field, None)
+            if value is None or value == []:
                 continue
-            if field == "body" and isinstance(
-                node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-            ):
-                value = _without_docstring(value)
+            if field == "body" and isinstance(node, _WITH_DOCSTRING):
+                value = _without_docstring(node.body)
             pieces.append(f" {field}=")
             _canonical(value, pieces)
         pieces.append(")")
@@ -423,30 +318,54 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256("".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _docstring_lines(tree: ast.Module) -> set[int]:
+def _lines_of(node: ast.stmt | ast.expr) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _docstring_lines(source: str) -> set[int]:
     lines: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    for node in walk_source(source):
+        if isinstance(node, _WITH_DOCSTRING):
             for statement in node.body[: len(node.body) - len(_without_docstring(node.body))]:
-                lines.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+                lines.update(_lines_of(statement))
     return lines
 
 
+_NO_CODE = frozenset(
+    {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+)
+
+
+def _lines_with_tokens(source: str) -> set[int]:
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines
+
+
+def _plain_code_lines(source: str, docstrings: set[int]) -> set[int] | None:
+    """`_lines_with_tokens` read off the lines themselves, a tenth of the time.
+
+    None where they do not tell: in a string of many lines, what looks empty or like a comment may be text.
+    """
+    texts = source.split("\n")
+    bare = {number for number, text in enumerate(texts, 1) if text.strip()[:1] in {"", "#", "\\"}}
+    for node in walk_source(source):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
+            lines = _lines_of(node)
+            if not bare.isdisjoint(lines) and not docstrings.issuperset(lines):
+                return None
+    return set(range(1, len(texts) + 1)) - bare
+
+
+@lru_cache(maxsize=64)
 def line_count(source: str) -> int:
     """Lines that hold code: blank lines, comments and docstrings are free. Raises EditError as
     `parse_source`.
     """
-    skipped = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-    docstrings = _docstring_lines(parse_source(source))
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in skipped:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
+    docstrings = _docstring_lines(source)
+    # A lone \r or a form feed counts as the end of a line for some and not for others.
+    is_odd = "\f" in source or "\r" in source.replace("\r\n", "\n")
+    lines = None if is_odd else _plain_code_lines(source, docstrings)
+    return len((_lines_with_tokens(source) if lines is None else lines) - docstrings)

@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from autohyp.journal import CampaignState, Draft
-from autohyp.records import Run, WorkerLive
+from autohyp.journal import CampaignState, Draft, Entry
+from autohyp.records import ConstantValue, Run, WorkerLive
 
-__all__ = ["Fleet", "LedgerClient", "RunEnded", "RunOrder"]
+__all__ = ["Fleet", "LedgerClient", "News", "RunEnded", "RunOrder"]
+
+
+@dataclass(frozen=True)
+class News:
+    """What a reader's copy lacks: a whole state to begin with, if not None, and the entries after it."""
+
+    entries: Sequence[Entry] = ()
+    state: CampaignState | None = None
 
 
 class LedgerClient(Protocol):
     """The campaign's one writer, as its other roles see it."""
 
-    def append(self, drafts: Sequence[Draft]) -> None:
+    def append(self, drafts: Sequence[Draft], since: int | None = None) -> News:
         """Record the drafts in order and return once they are durable; keys already recorded are skipped.
 
-        Raises JournalError at the first draft that cannot follow what is recorded; those before it are kept.
+        With `since` the answer holds what was recorded after that version, these drafts included. Raises
+        JournalError at the first draft that cannot follow what is recorded; those before it are kept.
         """
 
-    def state(self) -> CampaignState:
-        """The newest durable state; the caller must not change it."""
+    def news(self, since: int) -> News:
+        """What was durably recorded after that version; a reader far behind gets a whole state of its own."""
 
-    def heartbeat(self, live: WorkerLive) -> None:
-        """Tell what a worker is doing now; not journaled, never blocks."""
+    def heartbeat(self, *lives: WorkerLive) -> None:
+        """Tell what workers are doing now; not journaled, never blocks."""
 
 
 @dataclass(frozen=True)
 class RunOrder:
-    """A run for a worker: the commit to check out, and words for the views."""
+    """A run for a worker: the commit to check out, and words for the views.
+
+    `constants` are those of the commit's train.py, all that a simulated worker looks at.
+    """
 
     run: Run
     commit: str
     title: str
     hypothesis_id: str
+    constants: Mapping[str, ConstantValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,3 +80,6 @@ class Fleet(Protocol):
 
     def cancel_all(self) -> None:
         """Tell every worker to give up its run."""
+
+    def drain(self, worker_id: str) -> None:
+        """Give this worker no further order, in this session, and let it go; one that is gone is no error."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+
 from autohyp.config import CampaignConfig
 from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.policies.findings import gain_over_parent
 from autohyp.records import Brief, NoiseFloor, PastExperiment
 
-__all__ = ["CONSTRAINTS", "build_brief", "past_experiment"]
+__all__ = ["CONSTRAINTS", "HISTORY_LIMIT", "Briefing", "past_experiment"]
 
 CONSTRAINTS = (
     "only train.py may change; prepare.py, the data and the evaluation are fixed",
@@ -16,6 +19,11 @@ CONSTRAINTS = (
     "peak memory is a soft limit: a gain may cost some, not all of it",
     "at equal val_bpb the shorter source wins",
 )
+HISTORY_LIMIT = 5_000
+"""Experiments in a brief beside the baseline and the champions, the latest: what 64 GPUs
+try in six hours, so that a researcher's work does not grow without end."""
+NOISE_CHANGE = 0.05
+"""A change of the noise by this share makes all gains' errors be stated anew."""
 
 
 def past_experiment(state: CampaignState, entry: ExperimentEntry, noise: NoiseFloor | None) -> PastExperiment:
@@ -35,28 +43,68 @@ def past_experiment(state: CampaignState, entry: ExperimentEntry, noise: NoiseFl
     )
 
 
-def build_brief(
-    state: CampaignState,
-    config: CampaignConfig,
-    champion_source: str,
-    noise: NoiseFloor | None,
-    parallel: int,
-) -> Brief:
-    """Everything that may be known before the next proposal."""
-    champion, baseline = state.champion, state.baseline
-    return Brief(
-        tag=state.tag,
-        objective=config.objective,
-        constraints=CONSTRAINTS,
-        profile=config.profile,
-        champion_id=state.champion_id or (baseline.experiment_id if baseline else None),
-        champion_source=champion_source,
-        champion_bpb=champion.mean_bpb if champion else None,
-        baseline_bpb=baseline.mean_bpb if baseline else None,
-        noise=noise,
-        history=tuple(past_experiment(state, entry, noise) for entry in state.experiments.values()),
-        queued=tuple(state.queue.values()),
-        refused=tuple((state.hypotheses[key].title, reason) for key, reason in state.refused.items()),
-        findings=tuple(state.findings.values()),
-        parallel=parallel,
-    )
+class Briefing:
+    """Makes a campaign's briefs one after another, and keeps what it said of experiments that did not
+    change."""
+
+    def __init__(self, config: CampaignConfig) -> None:
+        self._config = config
+        self._past: dict[str, PastExperiment] = {}
+        self._noise_sd_bpb: float | None = None
+
+    def brief(
+        self,
+        state: CampaignState,
+        champion_source: str,
+        parallel: int,
+        touched: Collection[str] | None = None,
+    ) -> Brief:
+        """Everything that may be known before the next proposal.
+
+        `touched` names the experiments that changed since the brief before; None says that any may have.
+        """
+        self._forget(state.noise, touched)
+        champion, baseline = state.champion, state.baseline
+        return Brief(
+            tag=state.tag,
+            objective=self._config.objective,
+            constraints=CONSTRAINTS,
+            profile=self._config.profile,
+            champion_id=state.champion_id or state.baseline_id,
+            champion_source=champion_source,
+            champion_bpb=champion.mean_bpb if champion else None,
+            baseline_bpb=baseline.mean_bpb if baseline else None,
+            noise=state.noise,
+            history=tuple(self._tell(state, name) for name in _remembered(state)),
+            queued=tuple(state.queue.values()),
+            refused=tuple((refusal.hypothesis.title, refusal.reason) for refusal in state.refused.values()),
+            findings=tuple(state.findings.values()),
+            parallel=parallel,
+        )
+
+    def _forget(self, noise: NoiseFloor | None, touched: Collection[str] | None) -> None:
+        """Drop what must be told anew."""
+        now, before = (noise.sd_bpb if noise else None), self._noise_sd_bpb
+        moved = now != before and (now is None or before is None or abs(now - before) > NOISE_CHANGE * before)
+        if moved:
+            self._noise_sd_bpb = now
+        if touched is None or moved:
+            self._past.clear()
+        for name in touched or ():
+            self._past.pop(name, None)
+
+    def _tell(self, state: CampaignState, name: str) -> PastExperiment:
+        told = self._past.get(name)
+        if told is None:
+            told = self._past[name] = past_experiment(state, state.experiments[name], state.noise)
+        return told
+
+
+def _remembered(state: CampaignState) -> list[str]:
+    """The baseline, the champions and the latest experiments, in the order of their creation."""
+    names = list(islice(reversed(state.experiments), HISTORY_LIMIT))[::-1]
+    if len(names) == len(state.experiments):
+        return names
+    latest = set(names)
+    first = [state.baseline_id] if state.baseline_id is not None else []
+    return [name for name in dict.fromkeys(first + state.lineage) if name not in latest] + names

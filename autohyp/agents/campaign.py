@@ -15,19 +15,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autohyp.config import CampaignConfig, dump_config
+from autohyp.config import CampaignConfig, dump_config, load_config
 from autohyp.errors import CampaignError, ConfigError, DataError
+from autohyp.execution.simulation import SIMULATED
 from autohyp.execution.workspace import Workspace
-from autohyp.journal import CampaignState, Draft, JournalWriter, read_journal, replay
+from autohyp.journal import CampaignState, Draft, JournalWriter
 from autohyp.journal.events import CampaignCreated, HypothesisProposed
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths
 from autohyp.records import BASELINE_KIND, ConstantsEdit, Hypothesis, utc_now
 
 __all__ = [
     "BASELINE_HYPOTHESIS_ID",
+    "campaign_facts",
     "check_resumable",
     "create_campaign",
     "data_facts",
+    "is_edited",
     "new_tag",
     "open_config",
 ]
@@ -55,6 +59,18 @@ def data_facts(directory: Path) -> dict[str, Any]:
         if name not in facts:
             raise DataError(f"{directory}/meta.json lacks {name}; prepare the data again")
     return facts
+
+
+def campaign_facts(config: CampaignConfig) -> dict[str, Any]:
+    """The facts of a campaign's data: `data_facts` of its folder, or what stands for them in a simulation.
+
+    Raises ConfigError when a real campaign names no folder.
+    """
+    if config.simulation is not None:
+        return {"profile": config.profile, "data_sha256": SIMULATED, "sequence_len": 0}
+    if config.data.directory is None:
+        raise ConfigError("data.directory: the campaign names no data folder; begin it again")
+    return data_facts(config.data.directory)
 
 
 def create_campaign(
@@ -119,10 +135,20 @@ def _baseline(config: CampaignConfig) -> Hypothesis:
 
 def open_config(paths: CampaignPaths) -> CampaignConfig:
     """The configuration that a campaign was begun with, from its journal."""
-    state = replay(read_journal(paths.journal))
+    state = Follower(paths.journal).update()
     if state.created is None:
         raise CampaignError(f"{paths.root}: the journal is empty; nothing was begun, delete the folder")
     return CampaignConfig.model_validate(state.created.config)
+
+
+def is_edited(paths: CampaignPaths, config: CampaignConfig) -> bool:
+    """Whether campaign.yaml no longer says what the campaign began with, which is what counts."""
+    if not paths.config.is_file():
+        return False
+    try:
+        return load_config(paths.config).model_copy(update={"target": config.target}) != config
+    except ConfigError:
+        return True
 
 
 def check_resumable(state: CampaignState, workspace: Workspace, data: Mapping[str, Any]) -> None:

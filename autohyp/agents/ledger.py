@@ -2,23 +2,39 @@
 
 Guarantees: a change is recorded in the journal before it is acknowledged; the same key is recorded once
 however often it is sent; an event that cannot follow what is recorded is refused and leaves no trace.
-Several callers' changes are committed with one fsync (`commit`). The state handed out is only ever durable.
+Several callers' changes are committed with one fsync (`commit`). What is handed out (`news`) is only ever
+durable.
+
+Memory is bounded: keys are remembered for the last KEYS_KEPT changes, since a call is sent again within
+seconds or never (and an event says by itself when it was there before: a run ends once); the last
+ENTRIES_KEPT entries are kept for readers, and one that is further behind takes the whole state.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
-from autohyp.errors import JournalError
-from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, replay
-from autohyp.journal.events import NoteWritten
-from autohyp.journal.file import collector_paused, read_journal
+from autohyp.errors import JournalError, JournalWriteError
+from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, collector_paused
+from autohyp.journal.events import NoteWritten, WireEntry
+from autohyp.journal.snapshot import SnapshotWriter, load_snapshot
 from autohyp.paths import CampaignPaths
 from autohyp.records import WorkerLive, utc_now
 from autohyp.views.workers import write_worker
 
-__all__ = ["Ledger", "Request"]
+log = logging.getLogger(__name__)
+
+__all__ = ["Ledger", "RecentKeys", "Request"]
+
+KEYS_KEPT = 50_000
+ENTRIES_KEPT = 10_000
+SNAPSHOT_ENTRIES = 20_000
+"""Changes between two snapshots: so many are replayed, some 2 s, after a crash."""
 
 
 @dataclass
@@ -29,23 +45,66 @@ class Request:
     error: JournalError | None = None
 
 
+class RecentKeys:
+    """The keys of the latest changes: a set that forgets the oldest."""
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self._keys = dict.fromkeys(keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def add(self, key: str) -> None:
+        """Remember this one."""
+        self._keys[key] = None
+        if len(self._keys) > KEYS_KEPT:
+            del self._keys[next(iter(self._keys))]
+
+    def all(self) -> list[str]:
+        """The keys, oldest first."""
+        return list(self._keys)
+
+
 class Ledger:
     """Replays the journal when made, then commits changes to it; not thread-safe."""
 
     def __init__(self, paths: CampaignPaths) -> None:
         self._paths = paths
-        self._writer = JournalWriter(paths.journal)
+        self._recent: deque[WireEntry] = deque(maxlen=ENTRIES_KEPT)
+        self.live: dict[str, WorkerLive] = {}
+        self._fatal: JournalError | None = None
+        self._open()
         self.torn_tail = self._writer.torn_tail
-        self.state = CampaignState()
-        self._keys: set[str] = set()
+        self._tell_torn_tail()
+
+    def _open(self) -> None:
+        """Take the journal for this process, and the state from it."""
+        snapshot = load_snapshot(self._paths.journal)
+        if snapshot is None:
+            self._writer = JournalWriter(self._paths.journal)
+        else:
+            start, hasher = snapshot.position, snapshot.hasher
+            self._writer = JournalWriter(self._paths.journal, start=start, hasher=hasher)
+        self._is_sound = True
+        self.state = snapshot.state if snapshot else CampaignState()
+        self._saved_version = self.state.version
+        self._snapshots = SnapshotWriter(self._paths.journal, snapshot.records if snapshot else None)
+        self._keys = RecentKeys(snapshot.keys if snapshot else ())
+        self._recent.clear()
+        entries, self._writer.entries = self._writer.entries, []
         try:
-            self._replay(self._writer.entries)
+            with collector_paused():
+                for entry in entries:
+                    self._take(entry)
         except JournalError:
             self._writer.close()
             raise
-        self._writer.entries = []
-        self._tell_torn_tail()
-        self.live: dict[str, WorkerLive] = {}
+
+    def _take(self, entry: Entry) -> None:
+        touched = self.state.apply(entry)
+        self._keys.add(entry.key)
+        if touched is not None:
+            self._snapshots.note(touched)
 
     def _tell_torn_tail(self) -> None:
         """A line cut off by a crash was never acknowledged, but whoever reads the campaign should know."""
@@ -65,25 +124,66 @@ class Ledger:
 
     def commit(self, requests: Sequence[Request]) -> None:
         """Check all requests against the state, write what passes with one fsync, then take it on."""
+        try:
+            if self._fatal is not None:
+                raise self._fatal
+            if not self._is_sound:
+                self._open()
+            ts = utc_now()
+            accepted = self._apply(requests, ts)
+            if not accepted:
+                return
+            self._writer.append(accepted, ts)
+        except JournalWriteError as error:
+            self._refuse(requests, error)
+            self._take_back()
+            return
+        except (JournalError, OSError) as error:
+            # What reached the disk is not known, and reading it now would not tell.
+            self._fatal = JournalError(str(error))
+            self._refuse(requests, self._fatal)
+            return
+        seq = self.state.version - len(accepted)
+        self._recent.extend((seq + i, ts, *draft.wire()) for i, draft in enumerate(accepted, start=1))
+        if self.state.version - self._saved_version >= SNAPSHOT_ENTRIES:
+            self._save()
+
+    def _refuse(self, requests: Sequence[Request], error: JournalError) -> None:
+        for request in requests:
+            request.error = request.error or error
+
+    def _save(self) -> None:
+        """Take a snapshot; without one the next start only takes longer."""
+        self._saved_version = self.state.version
+        try:
+            self._snapshots.write(self.state, self._writer.position, self._writer.digest(), self._keys.all())
+        except OSError as error:
+            log.warning("no snapshot could be written: %s", error)
+
+    def _apply(self, requests: Sequence[Request], ts: str) -> list[Draft]:
+        """What passes, applied; a request ends at its first draft that does not."""
         accepted: list[Draft] = []
-        ts = utc_now()
         for request in requests:
             try:
                 for draft in request.drafts:
                     if draft.key not in self._keys:
-                        self.state.apply(Entry(self.state.version + 1, ts, draft.key, draft.event, ""))
-                        self._keys.add(draft.key)
+                        self._take(Entry(self.state.version + 1, ts, draft.key, draft.event))
                         accepted.append(draft)
             except JournalError as error:
                 request.error = error
-        if not accepted:
-            return
-        try:
-            self._writer.append(accepted, ts)
-        except JournalError as error:
-            self._take_back()
-            for request in requests:
-                request.error = request.error or error
+        return accepted
+
+    def news(self, since: int) -> list[WireEntry] | None:
+        """Durable entries after that version; None when they are no longer kept: take the whole `state`.
+
+        Raises JournalError after the disk failed: the state is then not known.
+        """
+        if self._fatal is not None:
+            raise self._fatal
+        num_new = self.state.version - since
+        if not 0 <= num_new <= len(self._recent):
+            return None
+        return list(islice(self._recent, len(self._recent) - num_new, None))
 
     def heartbeat(self, live: WorkerLive) -> None:
         """Remember and show what a worker does now; a full disk does not matter here."""
@@ -97,13 +197,14 @@ class Ledger:
 
     def close(self) -> None:
         """Release the journal for another writer."""
+        if self._is_sound and self._fatal is None and self.state.version > self._saved_version:
+            self._save()
+        self._is_sound = False
         self._writer.close()
 
-    def _replay(self, entries: Sequence[Entry]) -> None:
-        with collector_paused():
-            self.state = replay(entries)
-            self._keys = {entry.key for entry in entries}
-
     def _take_back(self) -> None:
-        """The disk refused: go back to what it holds."""
-        self._replay(read_journal(self._paths.journal))
+        """The disk refused: go back to what it holds; where that fails too, the next commit tries again."""
+        self._is_sound = False
+        self._writer.close()
+        with suppress(JournalError, OSError):
+            self._open()

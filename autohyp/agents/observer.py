@@ -1,9 +1,11 @@
 """The observer: owns the queue, dispatch and decisions.
 
-One `step` looks at the newest durable state, asks the policies, and carries out what they return: settle what
-ended, decide what is measured, hand free workers their next run, keep hypotheses ready. It keeps nothing that
-the ledger does not hold, so a new observer goes on where the last one died. Every change it makes carries a
-key made of the fact itself, so a change sent twice is recorded once.
+One `step` is a turn: it looks at the newest durable state, asks the policies, and carries out what they
+return: settle what ended, decide what is measured, hand free workers their next run, keep hypotheses ready.
+The turn's changes go to the ledger together, and only when they are durable is a worker told or the
+champion's branch moved. It keeps nothing that the ledger does not hold, so a new observer goes on where the
+last one died. Every change carries a key made of the fact itself, so a change sent twice is recorded once.
+What a turn costs does not grow with the campaign.
 """
 
 from __future__ import annotations
@@ -13,32 +15,31 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from autohyp.agents.base import Fleet, LedgerClient, RunOrder
-from autohyp.agents.briefing import build_brief, past_experiment
+from autohyp.agents.base import Fleet, RunOrder
+from autohyp.agents.books import Books
+from autohyp.agents.briefing import Briefing, past_experiment
 from autohyp.agents.campaign import BASELINE_HYPOTHESIS_ID
 from autohyp.agents.tool_builder import judge_tool, tools_to_request
 from autohyp.config import CampaignConfig
 from autohyp.errors import EditError, JournalError
 from autohyp.execution.preflight import PreflightLimits, check
-from autohyp.execution.workspace import Workspace
-from autohyp.journal import Draft, Entry, ExperimentEntry
+from autohyp.execution.workspace import Workspace, commit_message
+from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.journal import events as ev
-from autohyp.policies.decide import Evidence, Standing, decide, pooled_noise
+from autohyp.policies.decide import Evidence, Standing, decide
 from autohyp.policies.failure import LossAction, on_lost_run
 from autohyp.policies.findings import finding_about
-from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, queue_target
-from autohyp.policies.stopping import Allowance, allowance
+from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, num_wanted
+from autohyp.policies.stopping import Allowance, allowance, expected_run_s, session_s
 from autohyp.records import (
     BASELINE_KIND,
     Experiment,
     Hypothesis,
-    NoiseFloor,
     Run,
     RunResult,
     RunStatus,
     ToolStatus,
     Verdict,
-    utc_now,
 )
 from autohyp.researchers.base import Researcher
 from autohyp.source import apply_edit, fingerprint, line_count, read_constants
@@ -46,9 +47,6 @@ from autohyp.source import apply_edit, fingerprint, line_count, read_constants
 __all__ = ["Observer"]
 
 log = logging.getLogger(__name__)
-
-TYPICAL_OVERHEAD_S = 10.0
-"""What a run takes beside its budget, until this campaign has measured it."""
 
 MAX_NOTE_CHARS = 300
 RESEARCHER_REST_S = 10.0
@@ -61,40 +59,44 @@ class Observer:
     def __init__(
         self,
         config: CampaignConfig,
-        ledger: LedgerClient,
+        books: Books,
         fleet: Fleet,
         workspace: Workspace,
         researchers: Sequence[Researcher],
         sequence_len: int,
         clock: Callable[[], float] = time.monotonic,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
-        self._ledger = ledger
+        self._books = books
+        self._briefing = Briefing(config)
         self._fleet = fleet
         self._workspace = workspace
         self._researchers = list(researchers)
         self._preflight_limits = PreflightLimits(sequence_len=sequence_len)
         self._clock = clock
-        self._started_at = clock()
-        self._state = ledger.state()
-        self._stop_reason: str | None = None
-        self._noise_of: tuple[int, NoiseFloor | None] = (-1, None)
+        # An observer that was restarted goes on in its session: what that lasted so far, the journal knows.
+        self._started_at = clock() - sum(map(session_s, self._books.state.sessions[-1:]))
+        self._has_room = has_room
+        self._when_durable: list[Callable[[], None]] = []
         self._asks_again_at: dict[str, float] = {}
+        self._obeyed: ev.StopRequested | None = None
+        self._let_go: set[str] = set()
         self.finished: str | None = None
         self._settle_orphans()
         self._catch_up()
+        self._end_turn()
 
-    def stop(self, reason: str, *, now: bool) -> None:
-        """Start nothing more; with `now` also give up what runs (it is tried again on resume)."""
-        self._stop_reason = self._stop_reason or reason
-        if now:
-            self._fleet.cancel_all()
+    @property
+    def _state(self) -> CampaignState:
+        return self._books.state
 
     def step(self, timeout_s: float) -> None:
-        """One turn of the loop, waiting up to `timeout_s` for a worker to end its run."""
+        """One turn, waiting up to `timeout_s` for a worker to end its run."""
         ended = self._fleet.wait(timeout_s)
-        self._state = self._ledger.state()
+        self._books.refresh()
         self._settle({end.run_id: end.error for end in ended if end.error is not None}, at_fault=True)
+        self._obey()
         self._decide_all()
         self._look_after_tools()
         self._dispatch()
@@ -102,6 +104,44 @@ class Observer:
             self._refill()
             self._dispatch()
         self._finish_if_done(self._permission())
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Make the turn's changes durable, then do what they mean for the world outside."""
+        effects, self._when_durable = self._when_durable, []
+        try:
+            self._books.flush()
+        except JournalError:
+            # A worker was quicker with another account of the same. Look again: what was recorded stays, a
+            # run that was begun but never handed out is put back.
+            log.warning("the ledger knew better", exc_info=True)
+            self.finished = None
+            self._settle_orphans()
+            self._books.flush()
+            return
+        for effect in effects:
+            effect()
+
+    def _obey(self) -> None:
+        """Give up what runs when somebody wants that; let go of workers that fail again and again."""
+        stop = self._state.stop
+        if stop is not None and stop.now and self._obeyed is None:
+            self._obeyed = stop
+            self._fleet.cancel_all()
+        for worker_id, num_faults in self._state.worker_faults.items():
+            if num_faults >= self._config.workers.max_faults and worker_id not in self._state.drained:
+                reason = f"it failed {num_faults} times in a row"
+                self._record(
+                    f"drain:{self._session_id()}:{worker_id}",
+                    ev.WorkerDrained(worker_id=worker_id, reason=reason),
+                )
+        for worker_id in self._state.drained.keys() - self._let_go:
+            self._let_go.add(worker_id)
+            self._fleet.drain(worker_id)
+
+    def _session_id(self) -> str:
+        sessions = self._state.sessions
+        return sessions[-1].started.session_id if sessions else ""
 
     # What ended ------------------------------------------------------------------------------
 
@@ -114,24 +154,29 @@ class Observer:
     def _settle(self, lost: Mapping[str, str], *, at_fault: bool) -> None:
         """Record runs that ended without a result, with the reason of each.
 
-        A worker may have recorded the end itself meanwhile, under the same key: what is durable counts.
+        At once and one by one: a worker may record the end itself meanwhile, and what is durable first
+        counts.
         """
-        runs = [self._state.in_flight[run_id] for run_id in lost if run_id in self._state.in_flight]
-        for run in runs:
+        for run_id, reason in lost.items():
+            run = self._state.in_flight.get(run_id)
+            if run is None:
+                continue
+            self._record_loss(run, reason, at_fault=at_fault)
             try:
-                self._ledger.append([self._loss(run, lost[run.run_id], at_fault=at_fault)])
+                self._books.flush()
             except JournalError:
-                if run.run_id in self._ledger.state().in_flight:
+                if run_id in self._state.in_flight:
                     raise
-        if runs:
-            self._state = self._ledger.state()
 
-    def _loss(self, run: Run, reason: str, *, at_fault: bool) -> Draft:
+    def _record_loss(self, run: Run, reason: str, *, at_fault: bool) -> None:
         entry = self._state.experiments[run.experiment_id]
         if on_lost_run(entry, run.seed, at_fault=at_fault) is LossAction.REQUEUE:
-            lost = ev.RunLost(run_id=run.run_id, reason=reason, at_fault=at_fault)
-            return Draft(f"lost:{run.run_id}", lost)
-        return Draft(f"finish:{run.run_id}", ev.RunFinished(result=self._crash(run, reason)))
+            self._record(
+                f"lost:{run.run_id}", ev.RunLost(run_id=run.run_id, reason=reason, at_fault=at_fault)
+            )
+        else:
+            crash = ev.RunFinished(result=self._crash(run, reason), worker_failed=True)
+            self._record(f"finish:{run.run_id}", crash)
 
     def _crash(self, run: Run, reason: str) -> RunResult:
         return RunResult(
@@ -146,19 +191,13 @@ class Observer:
             status=RunStatus.CRASHED,
             reason=f"it lost its worker again: {reason}",
             budget_s=self._config.run.budget_s or 0.0,
-            sandbox=self._config.sandbox.backend,
+            sandbox=self._config.sandbox_name,
         )
 
     # Decisions -------------------------------------------------------------------------------
 
-    def _noise(self) -> NoiseFloor | None:
-        if self._noise_of[0] != self._state.version:
-            scores = [entry.scores for entry in self._state.experiments.values()]
-            self._noise_of = (self._state.version, pooled_noise(scores))
-        return self._noise_of[1]
-
     def _decide_all(self) -> None:
-        ready = [entry for entry in self._state.open_experiments() if entry.awaits_decision]
+        ready = [self._state.experiments[experiment_id] for experiment_id in self._state.ready]
         # The one that looks best goes first: the others are then measured against it.
         ready.sort(key=lambda entry: (not entry.experiment.is_baseline, entry.mean_bpb or float("inf")))
         for entry in ready:
@@ -171,7 +210,7 @@ class Observer:
             experiment_id=entry.experiment_id,
             results=entry.results,
             champion=Standing(champion.experiment_id, champion.scores) if champion else None,
-            noise=self._noise(),
+            noise=self._state.noise,
             line_delta=entry.experiment.line_delta,
             first_seed=self._config.seed,
         )
@@ -188,11 +227,12 @@ class Observer:
         """What follows from the last decisions, in case the observer before died between the two."""
         if self._state.champion is not None:
             self._crown(self._state.champion)
-        for entry in self._state.decided()[-1:]:
-            self._learn(entry)
+        for experiment_id in self._state.decision_order[-1:]:
+            self._learn(self._state.experiments[experiment_id])
 
     def _crown(self, entry: ExperimentEntry) -> None:
-        self._workspace.set_champion(entry.experiment.commit)
+        commit = entry.experiment.commit
+        self._when_durable.append(lambda: self._workspace.set_champion(commit))
         self._strengthen_champion(entry)
 
     def _strengthen_champion(self, entry: ExperimentEntry) -> None:
@@ -203,43 +243,44 @@ class Observer:
             self._record(f"request:{entry.experiment_id}:{seeds[-1]}", request)
 
     def _learn(self, entry: ExperimentEntry) -> None:
-        noise = self._noise()
         kind = entry.experiment.hypothesis.kind
-        finding = finding_about(self._state, kind, noise) if kind != BASELINE_KIND else None
-        if finding is not None:
+        finding = finding_about(self._state, kind) if kind != BASELINE_KIND else None
+        if finding is not None and finding != self._state.findings.get(finding.finding_id):
             self._record(f"finding:{entry.experiment_id}", ev.FindingRecorded(finding=finding))
         for researcher in self._researchers:
             try:
-                researcher.observe(past_experiment(self._state, entry, noise))
+                researcher.observe(past_experiment(self._state, entry, self._state.noise))
             except Exception:
                 log.exception("researcher %s failed", researcher.name)
 
     # Dispatch --------------------------------------------------------------------------------
 
     def _permission(self) -> Allowance:
-        if self._stop_reason is not None:
-            return Allowance(False, False, self._stop_reason)
+        if self._state.stop is not None:
+            return Allowance(False, False, self._state.stop.reason)
         refusal = self._state.refused.get(BASELINE_HYPOTHESIS_ID)
         if refusal is not None:
-            return Allowance(False, False, f"the baseline does not run: {refusal}")
+            return Allowance(False, False, f"the baseline does not run: {refusal.reason}")
         baseline = self._state.baseline
         if baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID):
             return Allowance(False, False, f"the baseline does not run: {baseline.decisions[-1].reason}")
         elapsed_s = self._clock() - self._started_at
-        return allowance(self._state, self._config.limits, elapsed_s, self._expected_run_s())
-
-    def _expected_run_s(self) -> float:
-        if self._state.num_results:
-            # Runs that fail end early: their mean would promise too little.
-            return max(self._state.worker_s / self._state.num_results, self._config.run.budget_s or 0.0)
-        return (self._config.run.budget_s or 0.0) + TYPICAL_OVERHEAD_S
+        expected_s = expected_run_s(self._state, self._config.run.budget_s or 0.0)
+        return allowance(self._state, self._config.limits, elapsed_s, expected_s)
 
     def _dispatch(self) -> None:
+        if self._state.paused or not self._has_room():
+            return
+        taken = {run.worker_id for run in self._state.in_flight.values()}
         for worker in self._fleet.idle():
+            if worker.worker_id in taken:
+                continue  # its order goes out when this turn is durable
             permission = self._permission()  # anew for each: every run begun counts towards the limits
             if not permission.may_run:
                 return
-            chosen = next_run(self._state) or (self._begin_experiment() if permission.may_begin else None)
+            chosen = next_run(self._state, worker.worker_id, self._fleet.num_workers()) or (
+                self._begin_experiment() if permission.may_begin else None
+            )
             if chosen is None:
                 return
             self._start(chosen, worker.worker_id, worker.node_id, worker.gpu_id, worker.gpu_name)
@@ -258,9 +299,10 @@ class Observer:
         )
         self._record(f"start:{run.run_id}", ev.RunStarted(run=run))
         hypothesis = experiment.hypothesis
-        self._fleet.assign(
-            worker_id, RunOrder(run, experiment.commit, hypothesis.title, hypothesis.hypothesis_id)
+        order = RunOrder(
+            run, experiment.commit, hypothesis.title, hypothesis.hypothesis_id, experiment.constants
         )
+        self._when_durable.append(lambda: self._fleet.assign(worker_id, order))
 
     def _begin_experiment(self) -> NextRun | None:
         """Turn the most promising hypothesis that still applies into an experiment."""
@@ -295,14 +337,17 @@ class Observer:
         before = self._workspace.read(parent_commit)
         source = apply_edit(before, hypothesis.edit)
         if parent is not None:
-            known = {e.experiment.fingerprint: e.experiment_id for e in self._state.experiments.values()}
-            report = check(source, before, known, self._preflight_limits)
+            report = check(source, before, self._state.fingerprints, self._preflight_limits)
             if not report.is_clear:
                 raise EditError(report.reason)
         ordinal = len(self._state.experiments) + 1
         experiment_id = f"exp-{ordinal:04d}-{_slug(hypothesis.title)}"
         commit = self._workspace.commit_experiment(
-            experiment_id, parent_commit, source, _message(hypothesis, experiment_id)
+            experiment_id,
+            parent_commit,
+            source,
+            commit_message(hypothesis, experiment_id),
+            hypothesis.created_at,
         )
         return Experiment(
             experiment_id=experiment_id,
@@ -325,15 +370,15 @@ class Observer:
     def _refill(self) -> None:
         """Keep hypotheses ready for every worker; a researcher that fails never stops the campaign."""
         parent = self._parent()
-        missing = queue_target(self._fleet.num_workers()) - len(self._state.queue)
-        if parent is None or missing <= 0:
+        parallel = self._fleet.num_workers()
+        missing = num_wanted(parallel, len(self._state.queue))
+        if parent is None or not missing:
             return
         source = self._workspace.read(parent.experiment.commit)
-        parallel = self._fleet.num_workers()
         for researcher in self._researchers:
             if self._clock() < self._asks_again_at.get(researcher.name, 0.0):
                 continue
-            brief = build_brief(self._state, self._config, source, self._noise(), parallel)
+            brief = self._briefing.brief(self._state, source, parallel, self._books.take_touched())
             try:
                 proposals = [
                     ev.HypothesisProposed(hypothesis=hypothesis)
@@ -360,7 +405,7 @@ class Observer:
     def _propose(self, proposal: ev.HypothesisProposed) -> bool:
         """Queue a hypothesis; one that repeats an id, or claims to be the baseline, is not taken."""
         hypothesis = proposal.hypothesis
-        if hypothesis.hypothesis_id in self._state.hypotheses or hypothesis.kind == BASELINE_KIND:
+        if hypothesis.hypothesis_id in self._state.hypothesis_ids or hypothesis.kind == BASELINE_KIND:
             log.warning("%s proposed %s again", hypothesis.researcher, hypothesis.hypothesis_id)
             return False
         self._record(f"propose:{hypothesis.hypothesis_id}", proposal)
@@ -377,33 +422,22 @@ class Observer:
     # The end ---------------------------------------------------------------------------------
 
     def _finish_if_done(self, permission: Allowance) -> None:
-        if permission.may_begin or self._fleet.busy():
+        if permission.may_begin or self._state.in_flight or self._fleet.busy():
             return
-        undecided = any(entry.verdict is None for entry in self._state.open_experiments())
-        if permission.may_run and undecided:
+        if permission.may_run and (self._state.paused or self._has_undecided()):
             return
         if permission.ends_campaign:
             self._record(f"end:{self._state.version}", ev.CampaignEnded(reason=permission.reason))
         self.finished = permission.reason
 
+    def _has_undecided(self) -> bool:
+        return any(entry.verdict is None for entry in self._state.open_experiments())
+
     def _record(self, key: str, event: ev.Event) -> None:
-        """Into the ledger, then into the copy that this turn goes on with."""
-        self._ledger.append([Draft(key, event)])
-        self._state.apply(Entry(self._state.version + 1, utc_now(), key, event, ""))
+        """Into the copy that this turn goes on with, and with the turn's end into the ledger."""
+        self._books.record(key, event)
 
 
 def _slug(title: str) -> str:
     """A few words of the title, fit for a branch and a folder name."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].rstrip("-") or "untitled"
-
-
-def _message(hypothesis: Hypothesis, experiment_id: str) -> str:
-    """A commit message that tells the experiment without the journal."""
-    prediction = hypothesis.prediction
-    expected = f"Prediction: {prediction.delta_bpb:+.4f} bpb\n" if prediction else ""
-    return (
-        f"{hypothesis.title}\n\n{hypothesis.rationale}\n\n{expected}"
-        f"Experiment: {experiment_id}\n"
-        f"Hypothesis: {hypothesis.hypothesis_id}\n"
-        f"Researcher: {hypothesis.researcher}\n"
-    )

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autohyp.agents.base import LedgerClient
-from autohyp.journal import CampaignState, Draft
+from autohyp.agents.books import Books
+from autohyp.journal import CampaignState
 from autohyp.journal.events import ToolChanged
 from autohyp.paths import CampaignPaths, write_atomic
 from autohyp.records import RunResult, Tool, ToolStatus, utc_now
@@ -49,12 +50,12 @@ class ToolBuilder:
     """Builds requested tools as soon as there are runs enough for them."""
 
     def __init__(self, ledger: LedgerClient, paths: CampaignPaths) -> None:
-        self._ledger = ledger
+        self._books = Books(ledger)
         self._paths = paths
 
     def step(self) -> int:
         """Build what is asked for and can be built; returns how many tools were published."""
-        state = self._ledger.state()
+        state = self._books.refresh()
         requested = [tool for tool in state.tools.values() if tool.status is ToolStatus.REQUESTED]
         return sum(self._build(tool, state) for tool in requested)
 
@@ -69,7 +70,7 @@ class ToolBuilder:
             "tool_id": tool.tool_id,
             "model": model,
             "worth": worth,
-            "built_from_runs": _num_measured(state),
+            "built_from_runs": state.num_measured,
         }
         write_atomic(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
         published = tool.model_copy(
@@ -81,17 +82,17 @@ class ToolBuilder:
                 "worth": worth,
             }
         )
-        self._ledger.append([Draft(f"tool:{tool.tool_id}:published", ToolChanged(tool=published))])
+        self._books.record(f"tool:{tool.tool_id}:published", ToolChanged(tool=published))
+        self._books.flush()
         return True
 
 
 def tools_to_request(state: CampaignState) -> list[Tool]:
     """Tools that the campaign has data for and nobody asked for yet."""
-    measured = _num_measured(state)
     return [
         Tool(tool_id=tool_id, title=recipe.title, status=ToolStatus.REQUESTED, problem=recipe.problem)
         for tool_id, recipe in RECIPES.items()
-        if tool_id not in state.tools and measured >= recipe.min_runs
+        if tool_id not in state.tools and state.num_measured >= recipe.min_runs
     ]
 
 
@@ -119,10 +120,6 @@ def judge_tool(tool: Tool) -> Tool:
 # The built-in recipes
 
 
-def _num_measured(state: CampaignState) -> int:
-    return sum(len(entry.measured) for entry in state.experiments.values())
-
-
 def _leave_one_out(x: Array, y: Array) -> Array:
     """Errors of a straight line through all points but one, at that one: the closed form by leverage."""
     design = np.stack([np.ones_like(x), x], axis=1)
@@ -135,7 +132,7 @@ def _build_noise_model(state: CampaignState) -> tuple[dict[str, float], dict[str
     """Regress val_bpb on the number of steps, both centred within groups of equal runs."""
     steps: list[float] = []
     scores: list[float] = []
-    for entry in state.experiments.values():
+    for entry in state.experiments.values_once():
         runs = entry.measured
         if len(runs) >= 2:
             mean_steps = fmean(run.num_steps for run in runs)
@@ -160,7 +157,7 @@ def _half_way_loss(run: RunResult) -> float | None:
 
 def _build_loss_forecast(state: CampaignState) -> tuple[dict[str, float], dict[str, float]] | None:
     """Fit val_bpb to the half-way loss, and replay a rule that stops runs foretold far above the champion."""
-    runs = [run for entry in state.experiments.values() for run in entry.measured]
+    runs = [run for entry in state.experiments.values_once() for run in entry.measured]
     pairs = [(loss, run.val_bpb) for run in runs if (loss := _half_way_loss(run)) is not None and run.val_bpb]
     if len(pairs) < 8:
         return None

@@ -2,11 +2,13 @@
 
 It checks a commit out, trains it in the sandbox, has it measured by the evaluator, and records the result
 itself, so that a result survives whoever ordered it. Whatever happens, the checkout and all processes of
-the run are gone when `run` returns. It never judges: what a result means is decided elsewhere.
+the run are gone when `run` returns. It never judges: what a result means is decided elsewhere, and so is what
+becomes of a run that it could not start.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -15,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autohyp.agents.base import LedgerClient, RunOrder
+from autohyp.agents.books import Books
 from autohyp.config import CampaignConfig
-from autohyp.errors import AutohypError
+from autohyp.errors import AutohypError, JournalError
 from autohyp.execution.sandbox.base import Limits, Sandbox
 from autohyp.execution.trainer import OutcomeStatus, TrainingJob, TrainingOutcome, run_training
 from autohyp.execution.workspace import Workspace, remove_tree
@@ -26,6 +29,8 @@ from autohyp.paths import CampaignPaths
 from autohyp.records import Progress, Run, RunResult, RunStatus, WorkerLive, utc_now
 
 __all__ = ["Slot", "Worker"]
+
+log = logging.getLogger(__name__)
 
 _STATE_OF_PHASE: dict[str, Literal["launching", "compiling", "running", "evaluating"]] = {
     "launching": "launching",
@@ -77,7 +82,8 @@ class Worker:
         self._cancelled = threading.Event()
         self._order: RunOrder | None = None
         self.live = self._describe(None)
-        self._place = paths.worktrees / slot.worker_id
+        # A worker that was lost may come back on its node while another has its name elsewhere.
+        self._place = paths.worktrees / ".".join(filter(None, (slot.worker_id, slot.node_id)))
         self._clear_place()
 
     def cancel(self) -> None:
@@ -88,32 +94,45 @@ class Worker:
         self._cancelled.set()
 
     def run(self, order: RunOrder) -> None:
-        """Carry an order out and record its result. Raises only when the ledger cannot be reached."""
+        """Carry an order out and record its result, which is dropped when the run was given up meanwhile.
+
+        Raises when the run could not be started (AutohypError, OSError), or the ledger fails (JournalError).
+        """
         self._order = order
         self._beat(Progress(phase="launching"))
         try:
             event = self._result_of(order)
+            self._clear_place()
+            self._tell(order.run.run_id, event)
         finally:
             self._order = None
             self._clear_place()
-        run_id = order.run.run_id
+            self._beat(None)  # only now: an observer that asks meanwhile must know that the run is not lost
+
+    def _tell(self, run_id: str, event: Event) -> None:
+        """Record how a run ended; whoever took this worker for lost has recorded another end already."""
         key = f"lost:{run_id}" if isinstance(event, RunLost) else f"finish:{run_id}"
-        self._ledger.append([Draft(key, event)])
-        self._beat(None)
+        try:
+            self._ledger.append([Draft(key, event)])
+        except JournalError:
+            if run_id in Books(self._ledger).state.in_flight:
+                raise
+            log.warning("%s was given up before this worker ended it", run_id)
 
     def _result_of(self, order: RunOrder) -> Event:
         run = order.run
+        outcome: TrainingOutcome | None = None
         try:
             with self._workspace.checkout(order.commit, self._place / "source") as source_dir:
                 outcome = run_training(self._job(run, source_dir))
-        except AutohypError as error:
-            result = self._result(run, RunStatus.CRASHED, f"the run could not be started: {error}")
-        else:
-            if outcome.status is OutcomeStatus.CANCELLED:
-                return RunLost(run_id=run.run_id, reason="it was interrupted", at_fault=False)
-            status = RunStatus(outcome.status.value)
-            result = self._result(run, status, outcome.reason, **_measurements(outcome))
-        return RunFinished(result=result)
+        except (AutohypError, OSError):
+            if outcome is None:
+                raise
+            log.exception("the checkout of %s could not be removed", run.run_id)
+        if outcome.status is OutcomeStatus.CANCELLED:
+            return RunLost(run_id=run.run_id, reason="it was interrupted", at_fault=False)
+        status = RunStatus(outcome.status.value)
+        return RunFinished(result=self._result(run, status, outcome.reason, **_measurements(outcome)))
 
     def _job(self, run: Run, source_dir: Path) -> TrainingJob:
         config = self._config
@@ -175,10 +194,16 @@ class Worker:
         )
 
     def _clear_place(self) -> None:
-        """Remove what this worker, or one of the same name before it, left behind."""
-        if self._place.exists():
-            self._workspace.remove_checkout(self._place / "source")
-            remove_tree(self._place)
+        """Remove what this worker, or one of the same name before it, left behind.
+
+        What cannot be removed must not cost a result: it is tried again before the next run, and on resume.
+        """
+        try:
+            if self._place.exists():
+                self._workspace.remove_checkout(self._place / "source")
+                remove_tree(self._place)
+        except (AutohypError, OSError):
+            log.exception("%s could not be removed", self._place)
 
 
 def _measurements(outcome: TrainingOutcome) -> dict[str, Any]:

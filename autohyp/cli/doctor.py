@@ -41,6 +41,7 @@ from autohyp.views.text import clean_line
 __all__ = ["Check", "register"]
 
 LOW_DISK_GB, NO_DISK_GB = 10.0, 1.0
+_NAMES_SHOWN = 6
 _SIGNS = {"ok": ("✔", "green"), "note": ("·", "dim"), "warning": ("!", "yellow"), "failed": ("✗", "bold red")}
 
 
@@ -74,8 +75,9 @@ def doctor(
 ) -> None:
     """Check this machine, and the journal of a campaign.
 
-    A damaged journal is named with its line. --repair moves everything from there on into
-    journal.damaged-N.jsonl; the campaign then goes on from the last whole line.
+    A damaged journal is named with file and line, and with the experiments that it costs. --repair moves
+    everything from there on, later segments included, into journal.damaged-N.jsonl; the campaign then goes on
+    from the last whole line.
     """
     campaign = find_campaign(research, tag) if tag or repair or list_campaigns(research) else None
     checks = list(_machine_checks(research))
@@ -223,23 +225,45 @@ def _disk(research: Path) -> Check:
 
 
 def _journal_check(paths: CampaignPaths) -> Check:
+    name = f"journal {paths.tag}"
     try:
         health = inspect_journal(paths.journal)
     except JournalError as error:
-        return Check("journal", "failed", str(error), exit_code=error.exit_code)
-    name = f"journal {paths.tag}"
+        return Check(name, "failed", str(error), exit_code=error.exit_code)
     if health.damaged_line is not None:
         found = f"{_damage(health)}: {health.reason}"
         advice = f"`autohyp doctor --tag {paths.tag} --repair` keeps the {health.num_intact} whole lines"
         return Check(name, "failed", found, advice, CampaignError.exit_code)
-    found = f"{health.num_intact} lines, all whole"
+    found = f"{health.num_intact} lines{_in_segments(health)}, all whole"
     if health.torn_bytes:
         found += f", and {health.torn_bytes} bytes of an unfinished one, which the next start cuts off"
     return Check(name, "ok", found)
 
 
+def _in_segments(health: JournalHealth) -> str:
+    return f" in {health.end.segment} segments" if health.end.segment > 1 else ""
+
+
 def _damage(health: JournalHealth) -> str:
-    return f"damaged from line {health.damaged_line} on, {health.num_lost_lines} line(s)"
+    """Where it is damaged, and what was recorded from there on."""
+    losses, file = health.losses, health.damaged_file
+    found = (
+        f"{file.name if file else ''} damaged from line {health.damaged_line} on, {losses.num_lines} line(s)"
+    )
+    named = {"result": "run_finished", "decision": "decision_made"}
+    counts = [f"{losses.events[event]} {word}(s)" for word, event in named.items() if losses.events[event]]
+    if losses.num_unreadable:
+        counts.append(f"{losses.num_unreadable} unreadable")
+    if counts:
+        found += f" ({', '.join(counts)})"
+    if losses.experiment_ids:
+        found += f" about {_some(list(losses.experiment_ids))}"
+    return found
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return f"{shown} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else shown
 
 
 def _repair(paths: CampaignPaths) -> Check:

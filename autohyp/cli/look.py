@@ -26,11 +26,10 @@ from autohyp.cli.options import (
     load_campaign,
     print_json,
     resolve_experiment,
-    update_state,
 )
 from autohyp.errors import CampaignError, WorkspaceError
-from autohyp.journal.file import JournalReader
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths, find_campaign
 from autohyp.records import utc_now
 from autohyp.views import facts
@@ -40,7 +39,7 @@ from autohyp.views.report import render_report, report_document
 from autohyp.views.status import experiment_summary, standing, status_document
 from autohyp.views.sync import sync_all
 from autohyp.views.text import clean_line, clean_text
-from autohyp.views.workers import read_workers
+from autohyp.views.workers import read_present, read_workers
 
 __all__ = ["register"]
 
@@ -83,19 +82,19 @@ def status(
         _watch(find_campaign(research, tag), interval)
         return
     paths, state = load_campaign(research, tag)
-    workers, now = read_workers(paths), utc_now()
+    workers, now, present = read_workers(paths), utc_now(), read_present(paths)
     if as_json:
-        print_json(status_document(state, workers, now))
+        print_json(status_document(state, workers, now, present))
     else:
-        console().print(render_live(state, workers, now))
+        console().print(render_live(state, workers, now, present))
 
 
 def _watch(paths: CampaignPaths, interval_s: float) -> None:
     """Follow the journal until the campaign is laid down or ended."""
-    state, reader = CampaignState(), JournalReader(paths.journal)
+    follower = Follower(paths.journal)
     with LiveScreen(paths, console()) as screen:
         while True:
-            update_state(state, reader)
+            state = follower.update()
             screen.update(state)
             if standing(state, read_workers(paths), utc_now()) in ("ended", "stopped"):
                 return
@@ -294,6 +293,9 @@ def report(
 def sync(
     research: ResearchOption = Path("research"),
     tag: TagOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compare every file, whatever earlier syncs noted.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write all files of a campaign again from its journal: tables, plans, runs, brief, picture.
@@ -301,7 +303,10 @@ def sync(
     The journal alone is enough, in any folder; the same journal gives the same files, byte for byte.
     """
     paths, state = load_campaign(research, tag)
-    done = sync_all(paths, state)
+    try:
+        done = sync_all(paths, state, force=everything)
+    except OSError as error:
+        raise CampaignError(f"{paths.root}: cannot be written: {error.strerror or error}") from None
     if as_json:
         counts = {
             "experiments": done.num_experiments,

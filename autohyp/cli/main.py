@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from autohyp import __version__
-from autohyp.cli import doctor, look, run, setup
+from autohyp.cli import control, doctor, look, run, setup
 from autohyp.errors import AutohypError
 
 __all__ = ["app", "main"]
@@ -68,7 +68,7 @@ def _root(
 
 
 # The order here is the order in `autohyp --help`.
-for _group in (run, look, setup, doctor):
+for _group in (run, control, look, setup, doctor):
     _group.register(app)
 
 

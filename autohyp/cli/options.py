@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from autohyp.errors import CampaignError, JournalDamagedError, JournalError
-from autohyp.journal.file import JournalReader
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.errors import CampaignError
+from autohyp.journal import CampaignState, ExperimentEntry
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths, find_campaign
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "load_campaign",
     "print_json",
     "resolve_experiment",
-    "update_state",
 ]
 
 ResearchOption = Annotated[
@@ -72,24 +71,7 @@ def load_campaign(research: Path, tag: str | None) -> tuple[CampaignPaths, Campa
     making sense.
     """
     paths = find_campaign(research, tag)
-    state = CampaignState()
-    update_state(state, JournalReader(paths.journal))
-    return paths, state
-
-
-def update_state(state: CampaignState, reader: JournalReader) -> None:
-    """Apply what the reader has not read yet."""
-    for entry in reader.read():
-        try:
-            state.apply(entry)
-        except JournalDamagedError:
-            raise
-        except JournalError as error:
-            raise JournalDamagedError(
-                f"{reader.path}: line {entry.seq} cannot follow what came before: {error}; "
-                "`autohyp doctor` shows what can be saved",
-                entry.seq,
-            ) from None
+    return paths, Follower(paths.journal).update()
 
 
 def resolve_experiment(state: CampaignState, name: str) -> ExperimentEntry:
@@ -128,4 +110,5 @@ def _close_ids(state: CampaignState, name: str) -> list[str]:
     slugs = {key.partition("-")[2].partition("-")[2]: key for key in state.experiments}
     close = difflib.get_close_matches(name, [*state.experiments, *slugs], n=3, cutoff=0.6)
     close += [key for slug, key in slugs.items() if name and name in slug][:3]
-    return list(dict.fromkeys(slugs.get(match, match) for match in close))[:3]
+    found = (slugs[match] if match in slugs else match for match in close)
+    return list(dict.fromkeys(found))[:3]

@@ -1,9 +1,8 @@
-"""`autohyp run`, `resume` and `stop`: a campaign from its first line to its report."""
+"""`autohyp run` and `resume`: a campaign from its first line to its report."""
 
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -14,19 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from autohyp.agents.campaign import check_resumable, create_campaign, data_facts, new_tag, open_config
-from autohyp.agents.driver import driver_process
+from autohyp.agents.campaign import (
+    campaign_facts,
+    check_resumable,
+    create_campaign,
+    is_edited,
+    new_tag,
+    open_config,
+)
+from autohyp.agents.driver import claim_driver, show_life
 from autohyp.cli.options import ResearchOption, TagOption, examples
 from autohyp.config import CampaignConfig, load_config
-from autohyp.errors import CampaignError, ConfigError, EditError
+from autohyp.errors import CampaignError, ConfigError, DataError, EditError
 from autohyp.execution.data import prepare_data
 from autohyp.execution.sandbox.select import select_sandbox
+from autohyp.execution.simulation import load_trainer, simulate
 from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import CampaignState
-from autohyp.journal.file import JournalReader
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths, bundled_target, find_campaign
+from autohyp.policies.stopping import allowance, expected_run_s, has_nothing_to_do
 from autohyp.records import Verdict
+from autohyp.source import read_constants
+from autohyp.views.facts import sandbox_words
 from autohyp.views.live import LiveScreen
 from autohyp.views.report import print_report
 from autohyp.views.sync import sync_all
@@ -37,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 REFRESH_S = 0.5
-STOP_WAIT_S = 120.0
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +58,12 @@ def register(app: typer.Typer) -> None:
             "autohyp run mine/campaign.yaml --tag wide    with your own configuration",
         )
     )(run)
-    app.command(epilog=examples("autohyp resume    the campaign worked on last, without a time limit"))(
-        resume
-    )
-    app.command(epilog=examples("autohyp stop --tag nov23    the same as Ctrl-C where it runs"))(stop)
+    app.command(
+        epilog=examples(
+            "autohyp resume    the campaign worked on last, without a time limit",
+            "autohyp resume --tag nov23 --experiments 200    with a new limit",
+        )
+    )(resume)
 
 
 MinutesOption = Annotated[
@@ -62,6 +73,22 @@ MinutesOption = Annotated[
 ExperimentsOption = Annotated[
     int | None,
     typer.Option("--experiments", min=1, metavar="N", help="End the campaign after N experiments."),
+]
+HoursOption = Annotated[
+    float | None,
+    typer.Option("--hours", metavar="N", help="End the campaign after N hours of all its sessions."),
+]
+GpuHoursOption = Annotated[
+    float | None,
+    typer.Option("--gpu-hours", metavar="N", help="End it when its workers were busy for N hours together."),
+]
+UsdOption = Annotated[
+    float | None,
+    typer.Option("--usd", metavar="N", help="End it when its worker hours cost N dollars."),
+]
+UsdPerGpuHourOption = Annotated[
+    float | None,
+    typer.Option("--usd-per-gpu-hour", metavar="N", help="What an hour of one worker costs."),
 ]
 AddressOption = Annotated[
     str | None,
@@ -88,6 +115,10 @@ def run(
     ] = None,
     minutes: MinutesOption = None,
     experiments: ExperimentsOption = None,
+    hours: HoursOption = None,
+    gpu_hours: GpuHoursOption = None,
+    usd: UsdOption = None,
+    usd_per_gpu_hour: UsdPerGpuHourOption = None,
     budget: Annotated[
         float | None, typer.Option("--budget", metavar="S", help="Training seconds of a run.")
     ] = None,
@@ -123,7 +154,14 @@ def run(
         {
             "tag": tag,
             "profile": profile,
-            "limits": {"session_minutes": minutes, "max_experiments": experiments},
+            "limits": {
+                "session_minutes": minutes,
+                "max_experiments": experiments,
+                "max_hours": hours,
+                "max_gpu_hours": gpu_hours,
+                "max_usd": usd,
+                "usd_per_gpu_hour": usd_per_gpu_hour,
+            },
             "run": {"budget_s": budget},
             "workers": {"count": workers},
             "data": {"source": data or ("files" if text_paths else None), "paths": text_paths or None},
@@ -143,20 +181,29 @@ def _begin(
     config = config.resolved(detect_hardware())
     tag = config.tag or new_tag(research)
     target = _target_files(config, config_file)
-    sandbox = select_sandbox(config.sandbox.backend)
+    texts = {name: file.read_text(encoding="utf-8") for name, file in target.items()}
+    config = _with_trainer(config, texts["train.py"])
     if (research / tag).exists():
         raise CampaignError(f"campaign {tag} exists; `autohyp resume --tag {tag}` goes on with it")
-    console.print(f"campaign [bold]{tag}[/]: profile {config.profile}, sandbox {sandbox.name}")
-    data_dir = prepare_data(config, target["prepare.py"])
-    config = config.model_copy(
-        update={
-            "tag": tag,
-            "data": config.data.model_copy(update={"directory": data_dir}),
-            "sandbox": config.sandbox.model_copy(update={"backend": sandbox.name}),
-        }
-    )
-    texts = {name: file.read_text(encoding="utf-8") for name, file in target.items()}
-    return create_campaign(research / tag, config, texts, data_facts(data_dir)), config
+    sandbox = sandbox_words(config.sandbox_name)
+    console.print(f"campaign [bold]{tag}[/]: profile {config.profile}, {sandbox}")
+    if config.simulation is None:
+        data_dir = prepare_data(config, target["prepare.py"])
+        config = config.model_copy(update={"data": config.data.model_copy(update={"directory": data_dir})})
+    config = config.model_copy(update={"tag": tag})
+    return create_campaign(research / tag, config, texts, campaign_facts(config)), config
+
+
+def _with_trainer(config: CampaignConfig, source: str) -> CampaignConfig:
+    """The configuration with a sandbox that holds here, or with a simulated trainer that gives runs."""
+    if config.simulation is None:
+        sandbox = select_sandbox(config.sandbox.backend)
+        return config.model_copy(
+            update={"sandbox": config.sandbox.model_copy(update={"backend": sandbox.name})}
+        )
+    trainer = load_trainer(config.simulation.trainer)
+    simulate(trainer, read_constants(source), config.seed)
+    return config
 
 
 def resume(
@@ -164,6 +211,14 @@ def resume(
     tag: TagOption = None,
     minutes: MinutesOption = None,
     experiments: ExperimentsOption = None,
+    hours: HoursOption = None,
+    gpu_hours: GpuHoursOption = None,
+    usd: UsdOption = None,
+    usd_per_gpu_hour: UsdPerGpuHourOption = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="Its prepared data, where that is elsewhere now."),
+    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Go on with a campaign where its journal ends, whatever ended it.
@@ -171,33 +226,36 @@ def resume(
     What was measured stays; a run that was interrupted is run again. New limits may be given.
     """
     paths = find_campaign(research, tag)
-    config = open_config(paths)
-    limits: dict[str, Any] = {"session_minutes": minutes}
-    if experiments is not None:
-        limits["max_experiments"] = experiments
-    config = config.model_copy(
+    stored = open_config(paths)
+    console = Console()
+    if is_edited(paths, stored):
+        console.print(
+            f"{paths.config} was edited, which changes nothing: a campaign keeps what it began with, but for "
+            "the limits that you give to resume",
+            soft_wrap=True,
+        )
+    config = stored.model_copy(
         update={
-            "limits": config.limits.model_copy(update=limits),
-            "ray": config.ray.model_copy(update={"address": address or config.ray.address}),
+            "limits": stored.limits.model_copy(update={"session_minutes": None}),
+            "data": stored.data.model_copy(update={"directory": data_dir or stored.data.directory}),
+            "ray": stored.ray.model_copy(update={"address": address or stored.ray.address}),
+        }
+    ).with_limits(
+        {
+            "session_minutes": minutes,
+            "max_experiments": experiments,
+            "max_hours": hours,
+            "max_gpu_hours": gpu_hours,
+            "max_usd": usd,
+            "usd_per_gpu_hour": usd_per_gpu_hour,
         }
     )
-    select_sandbox(config.sandbox.backend)
-    raise typer.Exit(_session(paths, config, Console()))
-
-
-def stop(research: ResearchOption = Path("research"), tag: TagOption = None) -> None:
-    """End a campaign that runs on this machine: what runs is given up, nothing that was measured is lost."""
-    paths = find_campaign(research, tag)
-    process = driver_process(paths)
-    if process is None:
-        raise CampaignError(f"campaign {paths.tag} is not running on {socket.gethostname()}")
-    process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_WAIT_S
-    while driver_process(paths) is not None:  # not its pid: whoever started it may not have reaped it
-        if time.monotonic() > deadline:
-            raise CampaignError(f"process {process.pid} did not end within {STOP_WAIT_S:g} s") from None
-        time.sleep(0.1)
-    Console().print(f"campaign {paths.tag} is stopped; `autohyp resume --tag {paths.tag}` goes on")
+    _with_trainer(config, "")
+    try:
+        campaign_facts(config)
+    except DataError as error:
+        raise DataError(f"{error}; `autohyp resume --data-dir DIR` names where it is now") from None
+    raise typer.Exit(_session(paths, config, console))
 
 
 def _overrides(values: dict[str, Any]) -> dict[str, Any]:
@@ -247,32 +305,33 @@ def _one_interrupt() -> Iterator[None]:
 def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> int:
     """One session with its live view and report; returns the exit code."""
     # Ray takes its time to import, and reads its settings from the environment then.
+    from autohyp.cluster.leftovers import sweep
     from autohyp.cluster.session import Session, local_cluster
 
-    running = driver_process(paths)
-    if running is not None:
-        raise CampaignError(
-            f"campaign {paths.tag} runs already (process {running.pid}); "
-            f"`autohyp stop --tag {paths.tag}` ends it"
-        )
-    if config.data.directory is None:
-        raise ConfigError(f"{paths.journal}: the campaign names no data folder; begin it again")
-    follower = _Follower(paths)
-    workspace = Workspace(paths.repository)
-    check_resumable(follower.state(), workspace, data_facts(config.data.directory))
-    workspace.close()
-    interrupted, error = False, None
+    with claim_driver(paths, clear_up=sweep):
+        follower = Follower(paths.journal)
+        workspace = Workspace(paths.repository)
+        check_resumable(follower.update(), workspace, campaign_facts(config))
+        workspace.close()
+        _check_limits(follower.update(), config)
+        interrupted, error = False, None
+        try:
+            # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
+            with _one_interrupt(), local_cluster(config, paths) as dashboard_url, _one_interrupt():
+                if dashboard_url:
+                    console.print(f"Ray dashboard: {dashboard_url}")
+                with Session(paths, config, config.data.directory or paths.root) as session:
+                    error = _follow(session, follower, paths, console)
+        except KeyboardInterrupt:
+            interrupted = True
+    state = follower.update()
     try:
-        # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
-        with _one_interrupt(), local_cluster(config) as dashboard_url, _one_interrupt():
-            if dashboard_url:
-                console.print(f"Ray dashboard: {dashboard_url}")
-            with Session(paths, config, config.data.directory) as session:
-                error = _follow(session, follower, paths, console)
-    except KeyboardInterrupt:
-        interrupted = True
-    state = follower.state()
-    sync_all(paths, state)
+        sync_all(paths, state)
+    except OSError as problem:  # the journal has everything
+        reason = problem.strerror or problem
+        print(
+            f"autohyp: some files are not up to date: {reason}; `autohyp sync` writes them", file=sys.stderr
+        )
     print_report(paths, state, console)
     if error is not None:
         print(f"autohyp: the campaign failed: {error}", file=sys.stderr)
@@ -282,30 +341,27 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
     return 130 if interrupted else EditError.exit_code if failed else 0
 
 
-def _follow(session: Session, follower: _Follower, paths: CampaignPaths, console: Console) -> str | None:
+def _check_limits(state: CampaignState, config: CampaignConfig) -> None:
+    """Refuse a session that a limit would end before it did anything."""
+    permission = allowance(state, config.limits, 0.0, expected_run_s(state, config.run.budget_s or 0.0))
+    if has_nothing_to_do(state, permission):
+        raise CampaignError(
+            f"campaign {state.tag}: {permission.reason}; give it more, as in `autohyp resume "
+            f"--tag {state.tag} --experiments {len(state.experiments) + 10}` (see `autohyp resume --help`)"
+        )
+
+
+def _follow(session: Session, follower: Follower, paths: CampaignPaths, console: Console) -> str | None:
     """Show the campaign until its loop has ended; returns what went wrong in it, if anything."""
     try:
         with LiveScreen(paths, console) as screen:
             while True:
                 reason, error = session.finished()
-                screen.update(follower.state())
+                screen.update(follower.update())
+                show_life(paths)
                 if reason is not None:
                     return error
                 time.sleep(REFRESH_S)
     except KeyboardInterrupt:
         console.print("ending: what runs is given up, and tried again on resume ...")
         raise
-
-
-class _Follower:
-    """The campaign's state as the journal grows."""
-
-    def __init__(self, paths: CampaignPaths) -> None:
-        self._reader = JournalReader(paths.journal)
-        self._state = CampaignState()
-
-    def state(self) -> CampaignState:
-        """The newest state."""
-        for entry in self._reader.read():
-            self._state.apply(entry)
-        return self._state

@@ -1,69 +1,74 @@
-"""The four roles as Ray actors: each a thin wrapper that adds concurrency and nothing else.
+"""The roles as Ray actors: each a thin wrapper that adds concurrency and nothing else.
 
 | actor | concurrency | after a restart |
 |---|---|---|
 | LedgerActor | asyncio; what arrives during an fsync is committed with the next | replays its journal |
-| ObserverActor | a thread for the loop, one for the scribe | goes on from the ledger |
+| ObserverActor | a thread for the loop | goes on from the ledger |
+| ScribeActor | a thread for the loop | goes on from the ledger |
 | ToolBuilderActor | a thread for the loop | goes on from the ledger |
-| WorkerActor | threads: asked and cancelled while it runs | is free again; its run is requeued |
+| WorkerActor | threads: asked and cancelled while it runs | the fleet starts it anew; its run is requeued |
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from autohyp.agents.base import RunOrder
-from autohyp.agents.campaign import data_facts
+from autohyp.agents.books import Books
+from autohyp.agents.campaign import campaign_facts
 from autohyp.agents.ledger import Ledger, Request
 from autohyp.agents.observer import Observer
 from autohyp.agents.scribe import Scribe
 from autohyp.agents.tool_builder import ToolBuilder
 from autohyp.agents.worker import Slot, Worker
-from autohyp.cluster.clients import ActorHandle, ObjectRef, RayLedger
+from autohyp.cluster.clients import ActorHandle, ObjectRef, RayLedger, WireNews
 from autohyp.cluster.fleet import RayFleet
 from autohyp.config import CampaignConfig
+from autohyp.errors import JournalError
 from autohyp.execution.sandbox.select import select_sandbox
 from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
-from autohyp.paths import CampaignPaths
+from autohyp.journal.events import WireDraft
+from autohyp.paths import CampaignPaths, has_room
 from autohyp.records import WorkerLive
 from autohyp.researchers import make_researcher
 
-__all__ = ["LedgerActor", "ObserverActor", "ToolBuilderActor", "WorkerActor", "as_actor"]
+__all__ = ["LedgerActor", "ObserverActor", "ScribeActor", "ToolBuilderActor", "WorkerActor", "as_actor"]
 
 log = logging.getLogger(__name__)
 
 OBSERVER_WAIT_S = 1.0
 SCRIBE_INTERVAL_S = 2.0
+SCRIBE_NICENESS = 10
 TOOL_BUILDER_INTERVAL_S = 5.0
 
 
-def as_actor(role: type[Any], name: str, **resources: float) -> Any:
-    """The role as a detached actor class, named within the campaign's namespace and restarted for ever.
+def as_actor(role: type[Any], name: str) -> Any:
+    """The control role as a detached actor class: named within the campaign's namespace, restarted for ever.
 
-    Control roles take no cores; calls to a restarted role are sent again, but for a worker's, whose run
-    would then be repeated behind the observer's back.
+    It takes no cores, and calls to it are sent again when it was restarted meanwhile.
     """
-    is_worker = role is WorkerActor
     remote_class: Any = ray.remote(role)
     return remote_class.options(
         name=name,
         lifetime="detached",
         get_if_exists=True,
         max_restarts=-1,
-        max_task_retries=0 if is_worker else -1,
-        # The ledger is asynchronous and has its own default; the others use threads.
+        max_task_retries=-1,
+        num_cpus=0,
+        # The ledger is asyncio and has a default of its own; the others use threads.
         **({} if role is LedgerActor else {"max_concurrency": 4}),
-        **(resources if is_worker else {"num_cpus": 0}),
     )
 
 
@@ -72,56 +77,93 @@ def _see_no_gpu() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@dataclass
+class _Waiting:
+    """A call that waits for its commit; `since` as in `LedgerClient.append`."""
+
+    request: Request
+    since: int | None
+    answer: asyncio.Future[WireNews]
+
+
 class LedgerActor:
     """The campaign's one writer (`autohyp.agents.ledger`)."""
 
     def __init__(self, root: Path) -> None:
         _see_no_gpu()
         self._ledger = Ledger(CampaignPaths(root))
-        self._waiting: list[tuple[Request, asyncio.Future[None]]] = []
-        self._commits = asyncio.Lock()
+        self._waiting: list[_Waiting] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._idle = asyncio.Lock()
         self._published: tuple[int, list[ObjectRef]] = (-1, [])
+        # What was replayed stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
 
-    async def append(self, drafts: Sequence[Draft]) -> None:
-        """Return once the drafts are durable; everybody who waits is served by one commit."""
-        request, done = Request(drafts), asyncio.get_running_loop().create_future()
-        self._waiting.append((request, done))
-        async with self._commits:
-            batch, self._waiting = self._waiting, []
-            if batch:
-                await self._commit(batch)
-        await done
-        if request.error is not None:
-            raise request.error
-
-    async def _commit(self, batch: list[tuple[Request, asyncio.Future[None]]]) -> None:
+    async def append(self, drafts: Sequence[WireDraft], since: int | None = None) -> WireNews:
+        """Return once the drafts are durable; what arrives during a commit shares the next one."""
         try:
-            await asyncio.to_thread(self._ledger.commit, [request for request, _ in batch])
+            request = Request([Draft.from_wire(draft) for draft in drafts])
+        except ValueError as error:
+            raise JournalError(f"not an event: {' '.join(str(error).split())[:200]}") from None
+        waiting = _Waiting(request, since, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        return await waiting.answer
+
+    async def _commit_all(self) -> None:
+        while self._waiting:
+            async with self._idle:
+                batch, self._waiting = self._waiting, []
+                await self._commit(batch)
+        self._committing = None
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        try:
+            await asyncio.to_thread(self._ledger.commit, [waiting.request for waiting in batch])
         except Exception as error:
-            for _, done in batch:
-                done.set_exception(error)
-        else:
-            for _, done in batch:
-                done.set_result(None)
+            for waiting in batch:
+                waiting.request.error = waiting.request.error or JournalError(repr(error))
+        for waiting in batch:
+            if waiting.answer.done():  # whoever waited is gone
+                continue
+            try:
+                waiting.answer.set_result(self._answer(waiting))
+            except JournalError as error:
+                waiting.answer.set_exception(error)
 
-    async def state(self) -> tuple[int, list[ObjectRef]]:
-        """The newest durable version, and a reference to its state, an immutable object.
+    def _answer(self, waiting: _Waiting) -> WireNews:
+        if waiting.request.error is not None:
+            raise waiting.request.error
+        return ([], []) if waiting.since is None else self._news(waiting.since)
 
-        The reference is in a list, because Ray would hand on the object itself otherwise.
-        """
-        async with self._commits:
-            version = self._ledger.state.version
-            if self._published[0] != version:
-                self._published = (version, [ray.put(self._ledger.state)])
-            return self._published
+    async def news(self, since: int) -> WireNews:
+        """See `LedgerClient.news`."""
+        async with self._idle:
+            return self._news(since)
 
-    async def heartbeat(self, live: WorkerLive) -> None:
-        """See `Ledger.heartbeat`."""
-        self._ledger.heartbeat(live)
+    def _news(self, since: int) -> WireNews:
+        """The entries, or a reference to the whole state, an immutable object; never during a commit."""
+        entries = self._ledger.news(since)
+        if entries is not None:
+            return entries, []
+        version = self._ledger.state.version
+        if self._published[0] != version:
+            self._published = (version, [ray.put(self._ledger.state)])
+        return [], self._published[1]
+
+    async def heartbeat(self, lives: Sequence[WorkerLive]) -> None:
+        """See `Ledger.heartbeat`; the files of hundreds of workers must not keep callers waiting."""
+        await asyncio.to_thread(self._show, lives)
+
+    def _show(self, lives: Sequence[WorkerLive]) -> None:
+        for live in lives:
+            self._ledger.heartbeat(live)
 
     async def close(self) -> None:
         """Release the journal; called when the campaign's session is over."""
-        async with self._commits:
+        async with self._idle:
             self._ledger.close()
 
     def __repr__(self) -> str:
@@ -129,36 +171,29 @@ class LedgerActor:
 
 
 class ObserverActor:
-    """The loop of `autohyp.agents.observer`, with the scribe beside it."""
+    """The loop of `autohyp.agents.observer`."""
 
     def __init__(self, root: Path, config: CampaignConfig, data_dir: Path, ledger: ActorHandle) -> None:
         _see_no_gpu()
         paths = CampaignPaths(root)
-        self._ledger_actor = ledger
-        self._scribe = Scribe(paths)
-        workspace = Workspace(paths.repository)
-        self._fleet = RayFleet(config, root, data_dir, ledger)
+        books = Books(RayLedger(ledger))
+        self._fleet = RayFleet(config, root, data_dir, ledger, books.state.drained)
         self._observer = Observer(
             config,
-            RayLedger(ledger),
+            books,
             self._fleet,
-            workspace,
+            Workspace(paths.repository),
             [make_researcher(name) for name in config.researchers],
-            sequence_len=int(data_facts(data_dir)["sequence_len"]),
+            sequence_len=int(campaign_facts(config)["sequence_len"]),
+            has_room=lambda: has_room(root),
         )
         self._error: str | None = None
         self._over = threading.Event()
         threading.Thread(target=self._observe, name="observer", daemon=True).start()
-        self._writing = threading.Thread(target=self._write, name="scribe", daemon=True)
-        self._writing.start()
-
-    def stop(self, reason: str, now: bool) -> None:
-        """See `Observer.stop`."""
-        self._observer.stop(reason, now=now)
 
     def finished(self) -> tuple[str | None, str | None]:
-        """(reason, error) once the loop is over and all files are written, else (None, None)."""
-        if not self._over.is_set() or self._writing.is_alive():
+        """(reason, error) once the loop is over, else (None, None)."""
+        if not self._over.is_set():
             return None, None
         return self._observer.finished or "the observer failed", self._error
 
@@ -172,19 +207,41 @@ class ObserverActor:
         finally:
             self._over.set()
 
+    def __repr__(self) -> str:
+        return f"Observer({self._fleet.num_workers()} workers)"
+
+
+class ScribeActor:
+    """Follows the ledger and has `autohyp.agents.scribe` write what changed.
+
+    A process of its own that gives way to all others: the readable files may come later, decisions may not.
+    """
+
+    def __init__(self, root: Path, ledger: ActorHandle) -> None:
+        _see_no_gpu()
+        os.nice(SCRIBE_NICENESS)
+        self._scribe = Scribe(CampaignPaths(root))
+        self._books = Books(RayLedger(ledger))
+        self._over = threading.Event()
+        self._writing = threading.Thread(target=self._write, name="scribe", daemon=True)
+        self._writing.start()
+
+    def finish(self) -> None:
+        """Return when the state that the ledger has now is written."""
+        self._over.set()
+        self._writing.join()
+
     def _write(self) -> None:
-        """Follow the ledger; the last state is written after the loop is over."""
-        ledger = RayLedger(self._ledger_actor)
         is_last = False
         while not is_last:
             is_last = self._over.wait(SCRIBE_INTERVAL_S)
             try:
-                self._scribe.write(ledger.state())
+                self._scribe.write(self._books.refresh(), self._books.take_touched(), is_last)
             except Exception:
                 log.exception("the scribe failed")
 
     def __repr__(self) -> str:
-        return f"Observer({self._fleet.num_workers()} workers)"
+        return "Scribe"
 
 
 class ToolBuilderActor:
@@ -211,7 +268,10 @@ class ToolBuilderActor:
 
 
 class WorkerActor:
-    """A worker (`autohyp.agents.worker`) on the GPU or the cores that Ray gave this actor."""
+    """A worker (`autohyp.agents.worker`) on the GPU or the cores that Ray gave this actor.
+
+    The one worker of its process: `worker_id` says so to callers that know processes with many.
+    """
 
     def __init__(
         self,
@@ -235,20 +295,20 @@ class WorkerActor:
         self._worker = Worker(slot, config, CampaignPaths(root), data_dir, RayLedger(ledger), sandbox)
         self._running = threading.Lock()
 
-    def run(self, order: RunOrder) -> None:
+    def run(self, worker_id: str, order: RunOrder) -> None:
         """Carry out an order; see `Worker.run`."""
         with self._running:
             self._worker.run(order)
 
-    def cancel(self) -> None:
+    def cancel(self, worker_id: str | None = None) -> None:
         """See `Worker.cancel`."""
         self._worker.cancel()
 
-    def describe(self) -> WorkerLive:
+    def describe(self, worker_id: str) -> WorkerLive:
         """What the worker is and does now."""
         return self._worker.live
 
-    def settle(self) -> None:
+    def settle(self, worker_id: str) -> None:
         """Return when no order is being carried out."""
         with self._running:
             return

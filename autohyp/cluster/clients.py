@@ -2,54 +2,74 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
-from autohyp.journal import CampaignState, Draft
+from autohyp.agents.base import News
+from autohyp.errors import JournalError, JournalWriteError
+from autohyp.journal import Draft, Entry
+from autohyp.journal.events import WireEntry
 from autohyp.records import WorkerLive
 
-__all__ = ["ActorHandle", "ObjectRef", "RayLedger", "last_line"]
+__all__ = ["ActorHandle", "ObjectRef", "RayLedger", "WireNews", "last_line"]
+
+log = logging.getLogger(__name__)
 
 ActorHandle = Any
 """A handle to an actor: Ray gives its remote methods no static types."""
 ObjectRef = Any
 """A reference to an object in Ray's store."""
+WireNews = tuple[list[WireEntry], list[ObjectRef]]
+"""Entries, or a reference to a whole state: in a list, because Ray would hand on the object itself
+otherwise."""
+
+RETRY_S = 2.0
+"""How long to wait before asking a ledger again whose disk is full."""
 
 
 class RayLedger:
-    """A `LedgerClient` over the ledger actor's handle, for one thread.
+    """A `LedgerClient` over the ledger actor's handle.
 
-    Ray sends a call again when the ledger restarts meanwhile; the drafts' keys make that harmless.
+    Ray sends a call again when the ledger restarts meanwhile; the drafts' keys make that harmless. A full
+    disk makes every caller wait until there is room again: the campaign stands still, and nothing is lost.
     """
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor
-        self._state: CampaignState | None = None
 
-    def append(self, drafts: Sequence[Draft]) -> None:
+    def append(self, drafts: Sequence[Draft], since: int | None = None) -> News:
         """See `LedgerClient.append`; Ray raises the ledger's own JournalError here."""
-        ray.get(self._actor.append.remote(list(drafts)))
+        try:
+            wire = [draft.wire() for draft in drafts]
+        except ValueError as error:
+            raise JournalError(f"a change cannot be written as JSON: {error}") from None
+        while True:
+            try:
+                return _read(ray.get(self._actor.append.remote(wire, since)))
+            except JournalWriteError as error:
+                log.warning("%s; trying again", last_line(error))
+                time.sleep(RETRY_S)
 
-    def state(self) -> CampaignState:
-        """The newest durable state, read from the object store: this client's own copy.
+    def news(self, since: int) -> News:
+        """See `LedgerClient.news`; a whole state comes through the object store."""
+        return _read(ray.get(self._actor.news.remote(since)))
 
-        It is read anew only when the ledger has recorded what the copy does not hold: a caller that folds the
-        events it appends into its copy, as the observer does, has the newest state already.
-        """
-        version, [reference] = ray.get(self._actor.state.remote())
-        if self._state is None or self._state.version != version:
-            self._state = ray.get(reference)
-        return self._state
-
-    def heartbeat(self, live: WorkerLive) -> None:
+    def heartbeat(self, *lives: WorkerLive) -> None:
         """Send and forget."""
-        self._actor.heartbeat.remote(live)
+        self._actor.heartbeat.remote(lives)
 
 
-def last_line(error: RayError) -> str:
+def _read(news: WireNews) -> News:
+    entries, references = news
+    state: Any = ray.get(references[0]) if references else None
+    return News([Entry.from_wire(entry) for entry in entries], state)
+
+
+def last_line(error: Exception) -> str:
     """What matters of Ray's long account: its last line, where the cause stands."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""One session of a campaign: a Ray cluster, the four roles on it, and a clean end.
+"""One session of a campaign: a Ray cluster, the roles on it, and a clean end.
 
 With no address a cluster of this machine's own is started, dashboard included, and ended with the session.
 The session is followed through the journal and the workers' live files, as every other view is, so watching
@@ -7,6 +7,7 @@ costs the cluster nothing.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
@@ -14,60 +15,97 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util import list_named_actors
 
 from autohyp import __version__
 from autohyp.agents.driver import DriverFile
-from autohyp.cluster.actors import LedgerActor, ObserverActor, ToolBuilderActor, as_actor
-from autohyp.cluster.clients import RayLedger, last_line
+from autohyp.cluster.actors import LedgerActor, ObserverActor, ScribeActor, ToolBuilderActor, as_actor
+from autohyp.cluster.clients import last_line
+from autohyp.cluster.hosts import gpu_nodes
+from autohyp.cluster.leftovers import keeper
 from autohyp.config import CampaignConfig
-from autohyp.errors import ClusterError
+from autohyp.errors import AutohypError, ClusterError
 from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
-from autohyp.journal.events import SessionEnded, SessionStarted
+from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
 from autohyp.paths import CampaignPaths
 
 __all__ = ["Session", "local_cluster"]
 
+log = logging.getLogger(__name__)
+
 STOP_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 10.0
+START_ATTEMPTS = 3
+RESUME = "`autohyp resume` goes on where the journal ends"
 OBJECT_STORE_BYTES = 256 * 2**20
 """Small: states and results travel through it, never models."""
 
 
 @contextmanager
-def local_cluster(config: CampaignConfig) -> Iterator[str | None]:
-    """Ray, started here or joined; gives the dashboard's URL. Raises ClusterError in one line."""
+def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) -> Iterator[str | None]:
+    """Ray, started here or joined; gives the dashboard's URL. Raises ClusterError in one line.
+
+    A cluster that is started here ends with this process, however that dies. The campaign's `paths` tell its
+    actors from those of another campaign with the same tag.
+    """
+    # Ray starts a process a core beforehand, and simulated workers take none.
+    num_working = 0 if config.simulation else (config.workers.count or 1) * config.workers.cpus_per_worker
     local: dict[str, Any] = {
-        "num_cpus": max(os.cpu_count() or 1, (config.workers.count or 1) * config.workers.cpus_per_worker),
+        "num_cpus": max(os.cpu_count() or 1, num_working),
         "include_dashboard": config.ray.dashboard,
         "dashboard_port": config.ray.dashboard_port,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
-    try:
-        context = ray.init(
-            address=config.ray.address or "local",
-            namespace=f"autohyp-{config.tag}",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if config.ray.address else local),
-        )
-    except Exception as error:
-        raise ClusterError(
-            f"Ray could not be started or reached: {' '.join(str(error).split())[:300]}"
-        ) from error
-    try:
-        url = context.dashboard_url
-        yield f"http://{url}" if url else None
-    finally:
-        ray.shutdown()
+    context = _connect(
+        START_ATTEMPTS if config.ray.address is None else 1,
+        address=config.ray.address or "local",
+        namespace=_namespace(config, paths),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if config.ray.address else local),
+    )
+    with nullcontext() if config.ray.address else keeper(_session_dir()):
+        try:
+            url = context.dashboard_url
+            yield f"http://{url}" if url else None
+        finally:
+            ray.shutdown()
+
+
+def _connect(num_attempts: int, **options: Any) -> Any:
+    """Ray's context. Raises ClusterError after the last attempt; a busy machine may be too slow for Ray."""
+    for attempt in range(1, num_attempts + 1):
+        try:
+            return ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            if attempt == num_attempts or "timed out" not in str(error):
+                reason = " ".join(str(error).split())[:300]
+                raise ClusterError(f"Ray could not be started or reached: {reason}") from error
+    return None
+
+
+def _session_dir() -> str:
+    """The folder of the Ray session that this process is in."""
+    context = ray.get_runtime_context()
+    return str(Path(context.get_temp_dir()) / context.get_session_name())
+
+
+def _namespace(config: CampaignConfig, paths: CampaignPaths | None) -> str:
+    """Two campaigns on one cluster never meet, not even of one name."""
+    if paths is None:
+        return f"autohyp-{config.tag}"
+    return f"autohyp-{config.tag}-{hashlib.sha256(os.fsencode(paths.root.resolve())).hexdigest()[:8]}"
 
 
 class Session:
@@ -76,30 +114,49 @@ class Session:
     def __init__(self, paths: CampaignPaths, config: CampaignConfig, data_dir: Path) -> None:
         self._paths = paths
         self._session_id = uuid.uuid4().hex[:12]
+        self._end_reason = ""
+        _end_roles_of_dead_drivers()
+        if config.profile == "gpu" and config.simulation is None and not any(gpu_nodes().values()):
+            raise ClusterError(
+                "the Ray cluster has no GPU; use --profile cpu, or --address of another cluster"
+            )
         root = paths.root.resolve()
         self._ledger_actor = as_actor(LedgerActor, "ledger").remote(root)
-        self._ledger = RayLedger(self._ledger_actor)
         try:
-            self._ledger.append([Draft(f"session:{self._session_id}", self._started(config.sandbox.backend))])
+            self._record("", self._started(config), timeout_s=None)
         except RayActorError as error:
             raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
         # Only now, with the journal's lock held, is it certain that nobody works in these.
-        workspace = Workspace(paths.repository)
-        workspace.clear_checkouts(paths.worktrees)
-        workspace.close()
-        self._driver = DriverFile(paths)
+        self._clear_checkouts()
+        context = ray.get_runtime_context()
+        DriverFile(
+            paths,
+            ray_address=context.gcs_address,
+            namespace=context.namespace,
+            session_id=self._session_id,
+            session_dir="" if config.ray.address else _session_dir(),
+        )
+        self._scribe = as_actor(ScribeActor, "scribe").remote(root, self._ledger_actor)
         self._builder = as_actor(ToolBuilderActor, "tool-builder").remote(root, self._ledger_actor)
         self._observer = as_actor(ObserverActor, "observer").remote(
             root, config, data_dir, self._ledger_actor
         )
-        self._end_reason = ""
 
     def finished(self) -> tuple[str | None, str | None]:
-        """(reason, error) once the campaign's loop has ended, else (None, None)."""
+        """(reason, error) once the campaign's loop has ended, else (None, None).
+
+        An observer that is being restarted has not ended. Raises ClusterError when it never will: it cannot
+        be started, or the cluster is gone.
+        """
+        _check_head()
         try:
-            reason, error = ray.get(self._observer.finished.remote())
+            reason, error = ray.get(self._observer.finished.remote(), timeout=ANSWER_TIMEOUT_S)
+        except GetTimeoutError:
+            return None, None
         except RayActorError as error:
             raise ClusterError(f"the observer could not start: {last_line(error)}") from None
+        except RayError as error:
+            raise ClusterError(f"the Ray cluster failed: {last_line(error)}; {RESUME}") from None
         if reason is not None:
             self._end_reason = reason
         return reason, error
@@ -110,29 +167,54 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave nothing behind, whatever ended the session; what is given up is tried again on resume."""
+        """Leave nothing behind, whatever ended the session; what is given up is tried again on resume.
+
+        Raises nothing: what cannot be recorded any more, because the ledger or the cluster is gone, is found
+        by the next session.
+        """
         if error is not None:
             self._end_reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "the driver failed"
-            with suppress(ClusterError, RayError):
-                self._give_up()
-        ended = SessionEnded(session_id=self._session_id, reason=self._end_reason)
-        self._ledger.append([Draft(f"session:{self._session_id}:end", ended)])
-        ray.get(self._ledger_actor.close.remote())
-        self._driver.remove()
+        steps = [self._record_end, self._write_files, self._close, _end_roles, self._clear_checkouts]
+        for step in [self._give_up, *steps] if error is not None else steps:
+            try:
+                _check_head()
+                step()
+            except (AutohypError, RayError, OSError) as problem:
+                log.info("%s: %s", step.__name__, problem)  # the next session makes up for it
 
     def _give_up(self) -> None:
         """Stop the workers and return when everything is recorded and every checkout is gone."""
-        ray.get(self._observer.stop.remote(self._end_reason, True))
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self.finished()[0] is None and time.monotonic() < deadline:
+        stop = StopRequested(session_id=self._session_id, now=True, author="driver", reason=self._end_reason)
+        self._record(":stop", stop)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while self.finished()[0] is None and time.monotonic() < deadline_s:
             time.sleep(0.1)
 
-    def _started(self, sandbox: str) -> SessionStarted:
+    def _record_end(self) -> None:
+        self._record(":end", SessionEnded(session_id=self._session_id, reason=self._end_reason))
+
+    def _record(self, what: str, event: Event, timeout_s: float | None = ANSWER_TIMEOUT_S) -> None:
+        draft = Draft(f"session:{self._session_id}{what}", event)
+        ray.get(self._ledger_actor.append.remote([draft.wire()]), timeout=timeout_s)
+
+    def _write_files(self) -> None:
+        ray.get(self._scribe.finish.remote(), timeout=STOP_TIMEOUT_S)
+
+    def _close(self) -> None:
+        ray.get(self._ledger_actor.close.remote(), timeout=ANSWER_TIMEOUT_S)
+
+    def _clear_checkouts(self) -> None:
+        workspace = Workspace(self._paths.repository)
+        workspace.clear_checkouts(self._paths.worktrees)
+        workspace.close()
+
+    def _started(self, config: CampaignConfig) -> SessionStarted:
         return SessionStarted(
             session_id=self._session_id,
             host=socket.gethostname(),
             hardware=detect_hardware(),
-            sandbox=sandbox,
+            sandbox=config.sandbox_name,
+            limits=config.limits.model_dump(exclude_none=True),
             versions={
                 "autohyp": __version__,
                 "python": platform.python_version(),
@@ -140,3 +222,37 @@ class Session:
                 "torch": version("torch"),
             },
         )
+
+
+def _check_head() -> None:
+    """Raise ClusterError when the head that this process started is dead: Ray itself would wait a minute."""
+    node = ray._private.worker._global_node
+    dead: set[str] = (
+        {kind for kind, _ in node.dead_processes()} if node is not None and node.is_head() else set()
+    )
+    if dead & {"gcs_server", "raylet"}:
+        raise ClusterError(f"the Ray cluster on this machine is gone; {RESUME}")
+
+
+def _end_roles() -> None:
+    """End all actors of the campaign: on a cluster that goes on they would stay for ever."""
+    for name in list_named_actors():
+        with suppress(ValueError):
+            ray.kill(ray.get_actor(name))
+
+
+def _end_roles_of_dead_drivers() -> None:
+    """Clear the campaign's namespace. Raises ClusterError when a driver elsewhere works in it."""
+    jobs: Any = ray._private.state.jobs
+    is_dead = {job["JobID"]: job["IsDead"] for job in jobs()}
+    for name in list_named_actors():
+        with suppress(ValueError):
+            actor = ray.get_actor(name)
+            if not is_dead.get(actor._actor_id.job_id.hex(), True):
+                raise ClusterError("the campaign runs already on this cluster, driven by another process")
+            ray.kill(actor)
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while list_named_actors():
+        if time.monotonic() > deadline_s:
+            raise ClusterError(f"the campaign's old actors do not end: {', '.join(list_named_actors())}")
+        time.sleep(0.1)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from autohyp.errors import EditError
 from autohyp.records import ConstantValue
 from autohyp.shapes import shape_problems
-from autohyp.source import fingerprint, parse_source, read_constants
+from autohyp.source import fingerprint, read_constants, walk_source
 
 __all__ = ["ALLOWED_IMPORTS", "PREPARED_NAMES", "PreflightLimits", "PreflightReport", "check"]
 
@@ -86,23 +87,41 @@ def check(
     if size > limits.max_source_bytes:
         return PreflightReport((f"train.py has {size:,} bytes; at most {limits.max_source_bytes:,}",))
     try:
-        tree, program, constants = parse_source(source), fingerprint(source), read_constants(source)
+        told, program, constants = _telling_nodes(source), fingerprint(source), read_constants(source)
     except EditError as error:
         return PreflightReport((str(error),))
-    parent = _parse_parent(parent_source)
+    parent = _parent_nodes(parent_source)
     problems = [
         *_novelty_problems(program, parent_source, known_fingerprints),
-        *_import_problems(tree, limits.allowed_imports | _imported_roots(parent)),
-        *_call_problems(tree),
-        *_prepare_problems(tree, parent),
+        *_import_problems(told, limits.allowed_imports | _imported_roots(parent)),
+        *_call_problems(told),
+        *_prepare_problems(told, parent),
         *(shape_problems(constants, limits.sequence_len) if limits.sequence_len else []),
     ]
     return PreflightReport(tuple(dict.fromkeys(problems)), program, constants)
 
 
-def _parse_parent(parent_source: str | None) -> ast.Module | None:
+_Nodes = tuple[ast.AST, ...]
+
+_TELLING = (
+    ast.Import, ast.ImportFrom, ast.Call, ast.Attribute,
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.arg,
+)  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _telling_nodes(source: str) -> _Nodes:
+    """The nodes that the rules look at, in one pass; a champion is asked about again and again."""
+    return tuple(
+        node
+        for node in walk_source(source)
+        if isinstance(node, _TELLING) or (isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load))
+    )
+
+
+def _parent_nodes(parent_source: str | None) -> _Nodes | None:
     try:
-        return None if parent_source is None else parse_source(parent_source)
+        return None if parent_source is None else _telling_nodes(parent_source)
     except EditError:
         return None  # nothing can be compared with it
 
@@ -125,21 +144,21 @@ def _novelty_problems(
 # Imports and calls
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+def _imports(nodes: _Nodes) -> Iterator[tuple[int, str]]:
     """Line and module of every import; a relative one starts with a dot."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.lineno, "." * node.level + (node.module or "")
 
 
-def _imported_roots(tree: ast.Module | None) -> frozenset[str]:
-    return frozenset(module.split(".")[0] for _, module in _imports(tree)) if tree else frozenset()
+def _imported_roots(nodes: _Nodes | None) -> frozenset[str]:
+    return frozenset(module.split(".")[0] for _, module in _imports(nodes or ()))
 
 
-def _import_problems(tree: ast.Module, allowed: frozenset[str]) -> Iterator[str]:
-    for line, module in _imports(tree):
+def _import_problems(nodes: _Nodes, allowed: frozenset[str]) -> Iterator[str]:
+    for line, module in _imports(nodes):
         root = module.split(".")[0]
         if not root:
             yield f"line {line} imports {module} relatively; train.py is one file"
@@ -147,8 +166,8 @@ def _import_problems(tree: ast.Module, allowed: frozenset[str]) -> Iterator[str]
             yield f"line {line} imports {module}; a train.py may import torch, numpy, prepare and the like"
 
 
-def _call_problems(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _call_problems(nodes: _Nodes) -> Iterator[str]:
+    for node in nodes:
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Name) and node.func.id in REFUSED_CALLS:
@@ -170,10 +189,10 @@ def _mentions_prepare(nodes: list[ast.expr]) -> bool:
 # What comes from prepare
 
 
-def _uses_of_prepare(tree: ast.Module) -> set[str]:
+def _uses_of_prepare(nodes: _Nodes) -> set[str]:
     """Names of prepare that the source reads, as `prepare.name` or by `from prepare import name`."""
     used: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if (
             isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)
@@ -185,9 +204,9 @@ def _uses_of_prepare(tree: ast.Module) -> set[str]:
     return used & PREPARED_NAMES
 
 
-def _bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _bindings(nodes: _Nodes) -> Iterator[tuple[int, str]]:
     """Line and name of everything the source binds, other than by the plain import of prepare."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Name(ctx=ast.Store() | ast.Del()):
                 yield node.lineno, node.id
@@ -204,22 +223,22 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, alias.asname or alias.name) for alias in node.names)
 
 
-def _prepare_problems(tree: ast.Module, parent: ast.Module | None) -> Iterator[str]:
-    allowed_before = {name for _, name in _bindings(parent)} if parent else set()
-    for line, name in _bindings(tree):
+def _prepare_problems(nodes: _Nodes, parent: _Nodes | None) -> Iterator[str]:
+    allowed_before = {name for _, name in _bindings(parent)} if parent is not None else set()
+    for line, name in _bindings(nodes):
         protected = name == "prepare" or name.startswith("prepare.") or name in PREPARED_NAMES
         if protected and name not in allowed_before:
             yield f"line {line} redefines {name}, which comes from prepare and stays as it is"
-    used = _uses_of_prepare(tree)
-    expected = _uses_of_prepare(parent) if parent else {"evaluate_bpb"}
+    used = _uses_of_prepare(nodes)
+    expected = _uses_of_prepare(parent) if parent is not None else {"evaluate_bpb"}
     for name in sorted(expected - used):
         yield f"prepare.{name} is no longer used; seed, clock, data and measurement come from prepare"
-    if not _calls(tree, "evaluate_bpb"):
+    if not _calls(nodes, "evaluate_bpb"):
         yield "evaluate_bpb is never called, so there would be no result"
 
 
-def _calls(tree: ast.Module, name: str) -> bool:
-    for node in ast.walk(tree):
+def _calls(nodes: _Nodes, name: str) -> bool:
+    for node in nodes:
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called == name:

@@ -4,8 +4,9 @@
 """
 
 from autohyp.journal.events import Draft, Entry, Event
-from autohyp.journal.file import JournalWriter, read_journal
-from autohyp.journal.state import CampaignState, ExperimentEntry, replay
+from autohyp.journal.experiments import ExperimentEntry
+from autohyp.journal.file import JournalWriter, collector_paused, read_journal
+from autohyp.journal.state import CampaignState, replay
 
 __all__ = [
     "CampaignState",
@@ -14,6 +15,7 @@ __all__ = [
     "Event",
     "ExperimentEntry",
     "JournalWriter",
+    "collector_paused",
     "read_journal",
     "replay",
 ]

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
+from pydantic_core import PydanticSerializationError
+
+from autohyp.journal.migrations import NewerFormatError, migrate
 from autohyp.records import Decision, Experiment, Finding, Hardware, Hypothesis, Record, Run, RunResult, Tool
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "FindingRecorded",
     "HypothesisProposed",
     "HypothesisRefused",
+    "LineOutOfPlaceError",
     "NoteWritten",
     "PauseChanged",
     "RunFinished",
@@ -41,18 +45,22 @@ __all__ = [
     "SessionStarted",
     "StopRequested",
     "ToolChanged",
+    "WireDraft",
+    "WireEntry",
     "WorkerDrained",
     "decode_line",
     "encode_line",
+    "parse_event",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GENESIS = "0" * 64
 _HASH_FIELD = b',"hash":"'
 _DATA_FIELD = b',"data":'
 _PREV_FIELD = b',"prev":'
 _TAIL_BYTES = len(_HASH_FIELD) + 64 + 2
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_escape = json.encoder.encode_basestring_ascii
 
 
 class Event(Record):
@@ -74,7 +82,8 @@ class CampaignCreated(Event):
 
 
 class SessionStarted(Event):
-    """A driver took up the campaign on some machine."""
+    """A driver took up the campaign on some machine; `limits` are those that hold in this session, None where
+    that was not recorded."""
 
     type = "session_started"
     session_id: str
@@ -82,6 +91,7 @@ class SessionStarted(Event):
     hardware: Hardware
     sandbox: str
     versions: dict[str, str]
+    limits: dict[str, int | float] | None = None
 
 
 class SessionEnded(Event):
@@ -141,10 +151,11 @@ class RunsRequested(Event):
 
 
 class RunFinished(Event):
-    """A run has its result."""
+    """A run has its result; `worker_failed` when that is that its worker failed once too often."""
 
     type = "run_finished"
     result: RunResult
+    worker_failed: bool = False
 
 
 class DecisionMade(Event):
@@ -235,12 +246,41 @@ EVENT_TYPES: dict[str, type[Event]] = {
 }
 
 
+WireDraft = tuple[str, str, bytes]
+"""A draft as it is sent: key, type of the event, the event as JSON."""
+
+
+WireEntry = tuple[int, str, str, str, bytes]
+"""An entry as the ledger sends it: seq, ts, key, type of the event, the event as JSON."""
+
+
 @dataclass(frozen=True)
 class Draft:
-    """An event on its way into the journal; two drafts with one `key` are the same fact."""
+    """An event on its way into the journal; two drafts with one `key` are the same fact.
+
+    It travels and is stored as JSON, encoded once, by whoever made it (`wire`, `from_wire`).
+    """
 
     key: str
     event: Event
+    _data: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def data(self) -> bytes:
+        """The event as JSON. Raises ValueError when it holds what JSON cannot."""
+        return self._data or _event_json(self.event)
+
+    def wire(self) -> WireDraft:
+        """What is sent to the ledger. Raises ValueError when the event holds what JSON cannot."""
+        return self.key, self.event.type, self.data
+
+    @classmethod
+    def from_wire(cls, wire: WireDraft) -> Self:
+        """The draft that was sent, checked. Raises ValueError when it is none."""
+        key, event_type, data = wire
+        if b"\n" in data:
+            raise ValueError("an event is one line")
+        return cls(key, parse_event(event_type, data), data)
 
 
 @dataclass(frozen=True)
@@ -251,22 +291,54 @@ class Entry:
     ts: str
     key: str
     event: Event
-    hash: str
+    hash: str = ""
+
+    @classmethod
+    def from_wire(cls, wire: WireEntry) -> Self:
+        """The entry that the ledger sent."""
+        seq, ts, key, event_type, data = wire
+        return cls(seq, ts, key, parse_event(event_type, data))
+
+
+def parse_event(event_type: str, data: bytes) -> Event:
+    """The event of this type in JSON.
+
+    Raises ValueError when it is none, NewerFormatError for an unknown type.
+    """
+    model = EVENT_TYPES.get(event_type)
+    if model is None:
+        raise NewerFormatError(f"has an event that this autohyp does not know, {event_type!r}")
+    try:
+        # The JSON as it is: parsing it here first takes almost twice as long.
+        return model.model_validate_json(data)
+    except ValueError:
+        # Python reads and writes half a surrogate pair, pydantic's parser does not.
+        return model.model_validate(json.loads(data))
+
+
+def _event_json(event: Event) -> bytes:
+    try:
+        data = event.model_dump_json().encode()
+    except PydanticSerializationError:
+        return _encode(event.model_dump(mode="json")).encode()
+    if b"NaN" in data or b"Infinity" in data:  # as a number, which JSON has not, or only as a word
+        return _encode(event.model_dump(mode="json")).encode()
+    return data
+
+
+class LineOutOfPlaceError(ValueError):
+    """A line is whole, and not the one that follows the line before."""
 
 
 def encode_line(seq: int, ts: str, draft: Draft, previous_hash: str) -> tuple[bytes, str]:
     """The line's bytes with its newline, and its hash."""
-    body = _encode(
-        {
-            "v": FORMAT_VERSION,
-            "seq": seq,
-            "ts": ts,
-            "type": draft.event.type,
-            "key": draft.key,
-            "data": draft.event.model_dump(mode="json"),
-            "prev": previous_hash,
-        }
-    ).encode()[:-1]
+    head = f'{{"v":{FORMAT_VERSION},"seq":{seq},"ts":{_escape(ts)},"type":"{draft.event.type}"'
+    body = b'%s,"key":%s,"data":%s,"prev":"%s"' % (
+        head.encode(),
+        _escape(draft.key).encode(),
+        draft.data,
+        previous_hash.encode(),
+    )
     digest = hashlib.sha256(body).hexdigest()
     return body + _HASH_FIELD + digest.encode() + b'"}\n', digest
 
@@ -274,7 +346,8 @@ def encode_line(seq: int, ts: str, draft: Draft, previous_hash: str) -> tuple[by
 def decode_line(line: bytes, seq: int, previous_hash: str) -> Entry:
     """Check one line (without its newline) against its place and return its entry.
 
-    Raises ValueError with the reason when the bytes are not what was written there.
+    Raises ValueError with the reason when the bytes are not what was written there: LineOutOfPlaceError when
+    the line is whole but belongs elsewhere, NewerFormatError when only a newer autohyp can read it.
     """
     body, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
     if not tail.startswith(_HASH_FIELD) or not tail.endswith(b'"}'):
@@ -282,25 +355,22 @@ def decode_line(line: bytes, seq: int, previous_hash: str) -> Entry:
     digest = tail[len(_HASH_FIELD) : -2].decode("ascii", "replace")
     if hashlib.sha256(body).hexdigest() != digest:
         raise ValueError("its content does not match its hash")
-    # A quote within a JSON string is escaped, so these are the line's own fields. The event's JSON goes to
-    # pydantic as it is: parsing it here first takes almost twice as long.
+    # A quote within a JSON string is escaped, so these are the line's own fields.
     head, _, rest = body.partition(_DATA_FIELD)
     data, _, previous = rest.rpartition(_PREV_FIELD)
     fields = json.loads(head + b"}")
-    if fields["v"] != FORMAT_VERSION:
-        raise ValueError(
-            f"format version {fields['v']} needs a newer autohyp (this one reads {FORMAT_VERSION})"
-        )
+    version, event_type = fields.get("v"), fields.get("type")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise NewerFormatError(f"has format version {version}, and this autohyp reads up to {FORMAT_VERSION}")
     if fields["seq"] != seq or previous != b'"%s"' % previous_hash.encode():
-        raise ValueError(
+        raise LineOutOfPlaceError(
             f"it says seq {fields['seq']} where {seq} belongs: lines are missing or out of order"
         )
-    event_type = EVENT_TYPES.get(fields["type"])
-    if event_type is None:
-        raise ValueError(f"unknown event type {fields['type']!r}: a newer autohyp wrote it")
-    try:
-        event = event_type.model_validate_json(data)
-    except ValueError:
-        # Python reads and writes half a surrogate pair, pydantic's parser does not.
-        event = event_type.model_validate(json.loads(data))
-    return Entry(seq, fields["ts"], fields["key"], event, digest)
+    return Entry(seq, fields["ts"], fields["key"], _decode_event(version, event_type, data), digest)
+
+
+def _decode_event(version: int, event_type: str, data: bytes) -> Event:
+    if version != FORMAT_VERSION:
+        event_type, content = migrate(version, event_type, json.loads(data))
+        data = _encode(content).encode()
+    return parse_event(event_type, data)

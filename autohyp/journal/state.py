@@ -14,78 +14,11 @@ from typing import Any
 
 from autohyp.errors import JournalError
 from autohyp.journal import events as ev
-from autohyp.records import (
-    Decision,
-    Experiment,
-    Finding,
-    Hypothesis,
-    Run,
-    RunResult,
-    Tool,
-    Verdict,
-)
+from autohyp.journal.experiments import ExperimentEntry, Experiments
+from autohyp.journal.tally import KindTally, NoiseTally
+from autohyp.records import Experiment, Finding, Hypothesis, NoiseFloor, Run, RunResult, Tool, Verdict
 
-__all__ = ["CampaignState", "ExperimentEntry", "Session", "replay"]
-
-
-@dataclass
-class ExperimentEntry:
-    """An experiment with all that happened to it.
-
-    `seeds` are all runs asked for so far, `active` those on a worker now, `attempts` counts the runs begun
-    per seed, `num_faults` those that took their worker with them.
-    """
-
-    experiment: Experiment
-    seeds: list[int]
-    results: list[RunResult] = field(default_factory=list)
-    active: dict[str, Run] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)
-    num_faults: dict[int, int] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-    first_started_at: str = ""
-
-    @property
-    def experiment_id(self) -> str:
-        return self.experiment.experiment_id
-
-    @property
-    def decision(self) -> Decision | None:
-        return self.decisions[-1] if self.decisions else None
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The terminal verdict, or None while there is none."""
-        last = self.decision
-        return last.verdict if last is not None and last.verdict.is_terminal else None
-
-    @property
-    def measured(self) -> list[RunResult]:
-        return [result for result in self.results if result.is_measured]
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """val_bpb by seed."""
-        return {result.seed: result.val_bpb for result in self.results if result.val_bpb is not None}
-
-    @property
-    def mean_bpb(self) -> float | None:
-        scores = self.scores
-        return sum(scores.values()) / len(scores) if scores else None
-
-    @property
-    def pending_seeds(self) -> list[int]:
-        """Seeds asked for that neither have a result nor run now."""
-        taken = {result.seed for result in self.results} | {run.seed for run in self.active.values()}
-        return [seed for seed in self.seeds if seed not in taken]
-
-    @property
-    def awaits_decision(self) -> bool:
-        """Whether every run asked for is in and nothing was decided on them yet."""
-        decided_on = self.decision
-        if self.verdict is not None or self.active or self.pending_seeds:
-            return False
-        return decided_on is None or decided_on.verdict is Verdict.REPLICATE
+__all__ = ["CampaignState", "Refusal", "Session", "replay"]
 
 
 @dataclass
@@ -98,28 +31,42 @@ class Session:
     end_reason: str = ""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A hypothesis that was not worth a run, and why."""
+
+    hypothesis: Hypothesis
+    reason: str
+
+
 @dataclass
 class CampaignState:
     """Everything known of a campaign at one point of its journal; `version` is the last entry's seq.
 
-    `queue` holds hypotheses not tried yet, `runs` the experiment of every run ever begun, `in_flight` the
-    runs on a worker now, `open` the experiments that are undecided or have runs to come, `lineage` the
-    champions in order. So what the observer looks at each time does not grow with the campaign. `paused`,
-    `stop`, `worker_faults` (failures in a row) and `drained` (reason by worker) belong to the last session.
+    `queue` holds hypotheses not tried yet, `in_flight` the runs on a worker now, `open` the experiments
+    that are undecided or have runs to come, `waiting` those of them with runs to start, `ready` those to
+    decide on, `lineage` the champions in order, `fingerprints` the experiment of every source tried. Totals
+    (`num_results`, `noise`, `kinds`, ...) are kept as the events come. So what is looked at after every
+    event does not grow with the campaign. `paused`, `stop`, `worker_faults` (failures in a row) and
+    `drained` (reason by worker) belong to the last session.
     """
 
     version: int = 0
     created: ev.CampaignCreated | None = None
     sessions: list[Session] = field(default_factory=list)
-    hypotheses: dict[str, Hypothesis] = field(default_factory=dict)
+    hypothesis_ids: set[str] = field(default_factory=set)
     queue: dict[str, Hypothesis] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    experiments: dict[str, ExperimentEntry] = field(default_factory=dict)
-    runs: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    experiments: Experiments = field(default_factory=Experiments)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    baseline_id: str | None = None
     in_flight: dict[str, Run] = field(default_factory=dict)
     open: dict[str, None] = field(default_factory=dict)
+    waiting: dict[str, None] = field(default_factory=dict)
+    ready: dict[str, None] = field(default_factory=dict)
     lineage: list[str] = field(default_factory=list)
     decision_order: list[str] = field(default_factory=list)
+    verdicts: dict[Verdict, int] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     notes: list[tuple[str, ev.NoteWritten]] = field(default_factory=list)
@@ -128,8 +75,13 @@ class CampaignState:
     worker_faults: dict[str, int] = field(default_factory=dict)
     drained: dict[str, str] = field(default_factory=dict)
     ended: str | None = None
+    num_begun: int = 0
+    num_results: int = 0
+    num_measured: int = 0
     charged_s: float = 0.0
     worker_s: float = 0.0
+    noise_tally: NoiseTally = field(default_factory=NoiseTally)
+    kinds: dict[str, KindTally] = field(default_factory=dict)
 
     # What follows from the fields ------------------------------------------------------------
 
@@ -147,31 +99,36 @@ class CampaignState:
 
     @property
     def baseline(self) -> ExperimentEntry | None:
-        return next((entry for entry in self.experiments.values() if entry.experiment.is_baseline), None)
+        return self.experiments[self.baseline_id] if self.baseline_id is not None else None
+
+    @property
+    def noise(self) -> NoiseFloor | None:
+        """The noise between runs of one source, pooled over all experiments with several runs."""
+        return self.noise_tally.floor
 
     def open_experiments(self) -> Iterator[ExperimentEntry]:
         """Experiments that are undecided or have runs to come, oldest first."""
         return (self.experiments[experiment_id] for experiment_id in self.open)
 
     def decided(self) -> list[ExperimentEntry]:
-        """Experiments with a terminal verdict, in the order in which they got it."""
+        """Experiments with a terminal verdict, in the order in which they got it: a walk over all of them."""
         return [self.experiments[experiment_id] for experiment_id in self.decision_order]
-
-    @property
-    def num_results(self) -> int:
-        return sum(len(entry.results) for entry in self.experiments.values())
 
     # The fold --------------------------------------------------------------------------------
 
-    def apply(self, entry: ev.Entry) -> None:
-        """One step of the fold. Raises JournalError, with the state unchanged, for an impossible event."""
+    def apply(self, entry: ev.Entry) -> str | None:
+        """One step of the fold; returns the id of the experiment that it changed, if any.
+
+        Raises JournalError, with the state unchanged, for an impossible event.
+        """
         self.check(entry.event)
-        handler: Callable[[Any, str], None] = getattr(self, f"_apply_{entry.event.type}")
-        handler(entry.event, entry.ts)
+        handler: Callable[[Any, str], str | None] = getattr(self, f"_apply_{entry.event.type}")
+        touched = handler(entry.event, entry.ts)
         self.version = entry.seq
         if self.sessions:
             # A clock that was set back takes nothing from the time that a session lasted.
             self.sessions[-1].last_ts = max(self.sessions[-1].last_ts, entry.ts)
+        return touched
 
     def check(self, event: ev.Event) -> None:
         """Raise JournalError when `event` cannot come next."""
@@ -184,7 +141,7 @@ class CampaignState:
     def _problem(self, event: ev.Event) -> str | None:
         match event:
             case ev.HypothesisProposed(hypothesis=hypothesis):
-                known = hypothesis.hypothesis_id in self.hypotheses
+                known = hypothesis.hypothesis_id in self.hypothesis_ids
                 return f"hypothesis {hypothesis.hypothesis_id} exists already" if known else None
             case ev.HypothesisRefused(hypothesis_id=hypothesis_id):
                 return None if hypothesis_id in self.queue else f"hypothesis {hypothesis_id} is not queued"
@@ -220,7 +177,7 @@ class CampaignState:
         entry = self.experiments.get(run.experiment_id)
         if entry is None:
             return f"no experiment {run.experiment_id}"
-        if run.run_id in self.runs:
+        if entry.knows_run(run.run_id):
             return f"run {run.run_id} exists already"
         return (
             None
@@ -229,10 +186,7 @@ class CampaignState:
         )
 
     def _active_problem(self, run_id: str) -> str | None:
-        experiment_id = self.runs.get(run_id)
-        if experiment_id is None or run_id not in self.experiments[experiment_id].active:
-            return f"run {run_id} is not in flight"
-        return None
+        return None if run_id in self.in_flight else f"run {run_id} is not in flight"
 
     def _result_problem(self, result: RunResult) -> str | None:
         run = self.in_flight[result.run_id]
@@ -254,65 +208,103 @@ class CampaignState:
                 session.end_reason = event.reason
 
     def _apply_hypothesis_proposed(self, event: ev.HypothesisProposed, ts: str) -> None:
-        self.hypotheses[event.hypothesis.hypothesis_id] = event.hypothesis
+        self.hypothesis_ids.add(event.hypothesis.hypothesis_id)
         self.queue[event.hypothesis.hypothesis_id] = event.hypothesis
 
     def _apply_hypothesis_refused(self, event: ev.HypothesisRefused, ts: str) -> None:
-        del self.queue[event.hypothesis_id]
-        self.refused[event.hypothesis_id] = event.reason
+        hypothesis = self.queue.pop(event.hypothesis_id)
+        self.refused[event.hypothesis_id] = Refusal(hypothesis, event.reason)
 
-    def _apply_experiment_created(self, event: ev.ExperimentCreated, ts: str) -> None:
+    def _apply_experiment_created(self, event: ev.ExperimentCreated, ts: str) -> str:
         experiment = event.experiment
+        name = experiment.experiment_id
         del self.queue[experiment.hypothesis.hypothesis_id]
-        self.experiments[experiment.experiment_id] = ExperimentEntry(experiment, list(experiment.seeds))
-        self.open[experiment.experiment_id] = None
+        entry = ExperimentEntry(experiment, list(experiment.seeds))
+        self.experiments.add(entry)
+        self.fingerprints.setdefault(experiment.fingerprint, name)
+        self._sort(entry)
+        if experiment.is_baseline and self.baseline_id is None:
+            self.baseline_id = name
+        return name
 
-    def _apply_run_started(self, event: ev.RunStarted, ts: str) -> None:
+    def _apply_run_started(self, event: ev.RunStarted, ts: str) -> str:
         run = event.run
         entry = self.experiments[run.experiment_id]
         entry.active[run.run_id] = self.in_flight[run.run_id] = run
         entry.attempts[run.seed] = entry.attempts.get(run.seed, 0) + 1
         entry.first_started_at = entry.first_started_at or run.started_at
-        self.runs[run.run_id] = run.experiment_id
+        self.num_begun += 1
+        self._sort(entry)
+        return run.experiment_id
 
-    def _apply_run_lost(self, event: ev.RunLost, ts: str) -> None:
-        entry = self.experiments[self.runs[event.run_id]]
-        run = entry.active.pop(event.run_id)
-        del self.in_flight[event.run_id]
+    def _apply_run_lost(self, event: ev.RunLost, ts: str) -> str:
+        run = self.in_flight.pop(event.run_id)
+        entry = self.experiments[run.experiment_id]
+        del entry.active[event.run_id]
+        entry.lost_run_ids.append(event.run_id)
         entry.num_faults[run.seed] = entry.num_faults.get(run.seed, 0) + event.at_fault
         if event.at_fault:
-            self.worker_faults[run.worker_id] = self.worker_faults.get(run.worker_id, 0) + 1
+            entry.failed_on.append(run.worker_id)
+            self._blame(run.worker_id)
+        self._sort(entry)
+        return run.experiment_id
 
-    def _apply_runs_requested(self, event: ev.RunsRequested, ts: str) -> None:
-        entry = self.experiments[event.experiment_id]
+    def _apply_runs_requested(self, event: ev.RunsRequested, ts: str) -> str:
+        entry = self.experiments.open(event.experiment_id)
         entry.seeds.extend(seed for seed in event.seeds if seed not in entry.seeds)
-        self.open[event.experiment_id] = None
+        self._sort(entry)
+        return event.experiment_id
 
-    def _apply_run_finished(self, event: ev.RunFinished, ts: str) -> None:
+    def _apply_run_finished(self, event: ev.RunFinished, ts: str) -> str:
         result = event.result
         entry = self.experiments[result.experiment_id]
         del entry.active[result.run_id], self.in_flight[result.run_id]
+        if result.val_bpb is not None:
+            self.noise_tally.add(entry.scores, result.val_bpb)
         entry.results.append(result)
-        if result.is_measured:
+        self.num_results += 1
+        self.num_measured += result.is_measured
+        if event.worker_failed:
+            self._blame(result.worker_id)
+        elif result.is_measured:
             self.worker_faults.pop(result.worker_id, None)
-        self._close_if_settled(entry)
         self.charged_s += result.charged_s
         self.worker_s += result.total_s
+        self._sort(entry)
+        return result.experiment_id
 
-    def _apply_decision_made(self, event: ev.DecisionMade, ts: str) -> None:
+    def _apply_decision_made(self, event: ev.DecisionMade, ts: str) -> str:
         decision = event.decision
-        entry = self.experiments[decision.experiment_id]
+        name = decision.experiment_id
+        entry = self.experiments[name]
         entry.decisions.append(decision)
         entry.seeds.extend(seed for seed in decision.next_seeds if seed not in entry.seeds)
         if decision.verdict.is_terminal:
-            self.decision_order.append(decision.experiment_id)
+            self.decision_order.append(name)
+            self.verdicts[decision.verdict] = self.verdicts.get(decision.verdict, 0) + 1
+            entry.decided_ordinal = len(self.decision_order)
+            self._count(entry, decision.verdict)
         if decision.verdict is Verdict.KEEP:
-            self.lineage.append(decision.experiment_id)
-        self._close_if_settled(entry)
+            self.lineage.append(name)
+        self._sort(entry)
+        return name
 
-    def _close_if_settled(self, entry: ExperimentEntry) -> None:
-        if entry.verdict is not None and not entry.active and not entry.pending_seeds:
-            self.open.pop(entry.experiment_id, None)
+    def _count(self, entry: ExperimentEntry, verdict: Verdict) -> None:
+        parent = self.experiments.get(entry.experiment.parent_experiment_id or "")
+        tally = self.kinds.setdefault(entry.experiment.hypothesis.kind, KindTally())
+        tally.add(entry.experiment_id, verdict, parent.scores if parent else {}, entry.scores)
+
+    def _blame(self, worker_id: str) -> None:
+        self.worker_faults[worker_id] = self.worker_faults.get(worker_id, 0) + 1
+
+    def _sort(self, entry: ExperimentEntry) -> None:
+        """Put an experiment that changed where it is looked for."""
+        name = entry.experiment_id
+        _put(self.waiting, name, bool(entry.pending_seeds))
+        _put(self.ready, name, entry.awaits_decision)
+        _put(self.open, name, not entry.is_settled)
+        if entry.is_settled:
+            self.experiments.settle(name)
 
     def _apply_finding_recorded(self, event: ev.FindingRecorded, ts: str) -> None:
         self.findings[event.finding.finding_id] = event.finding
@@ -320,8 +312,9 @@ class CampaignState:
     def _apply_tool_changed(self, event: ev.ToolChanged, ts: str) -> None:
         self.tools[event.tool.tool_id] = event.tool
 
-    def _apply_note_written(self, event: ev.NoteWritten, ts: str) -> None:
+    def _apply_note_written(self, event: ev.NoteWritten, ts: str) -> str | None:
         self.notes.append((ts, event))
+        return event.experiment_id
 
     def _apply_pause_changed(self, event: ev.PauseChanged, ts: str) -> None:
         self.paused = event.paused
@@ -335,6 +328,13 @@ class CampaignState:
 
     def _apply_campaign_ended(self, event: ev.CampaignEnded, ts: str) -> None:
         self.ended = event.reason
+
+
+def _put(index: dict[str, None], name: str, belongs: bool) -> None:
+    if belongs:
+        index[name] = None
+    else:
+        index.pop(name, None)
 
 
 def replay(entries: Iterable[ev.Entry]) -> CampaignState:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, fmean
 
 from scipy.stats import t as student_t
@@ -130,7 +131,7 @@ def _challenger(
     standing: Standing, champion: Standing, noise: NoiseFloor, evidence: Evidence, policy: DecisionConfig
 ) -> Decision:
     gain, error = gain_between(champion, standing, noise)
-    threshold = float(student_t.ppf(1 - policy.false_keep_rate, noise.degrees_of_freedom)) * error
+    threshold = _quantile(1 - policy.false_keep_rate, noise.degrees_of_freedom) * error
     probability = _probability_better(gain, error, noise, policy)
     verdict, reason = _judge(gain, error, threshold, probability, len(standing.scores), evidence, policy)
     next_seeds: tuple[int, ...] = ()
@@ -153,6 +154,12 @@ def _challenger(
         noise=noise,
         next_seeds=next_seeds,
     )
+
+
+@lru_cache
+def _quantile(probability: float, degrees_of_freedom: int) -> float:
+    """Of Student's t. Kept, because computing it takes longer than all the rest of a decision."""
+    return float(student_t.ppf(probability, degrees_of_freedom))
 
 
 def _probability_better(gain: float, error: float, noise: NoiseFloor, policy: DecisionConfig) -> float:

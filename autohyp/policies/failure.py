@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from autohyp.journal.state import ExperimentEntry
+from autohyp.journal import ExperimentEntry
 
 __all__ = ["MAX_FAULTS_PER_RUN", "LossAction", "on_lost_run"]
 

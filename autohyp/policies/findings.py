@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from statistics import fmean
-
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
+from autohyp.journal.tally import KindTally
 from autohyp.policies.decide import Standing, gain_between
-from autohyp.records import Finding, NoiseFloor, Verdict
+from autohyp.records import Finding, NoiseFloor
 
 __all__ = ["finding_about", "gain_over_parent"]
 
@@ -30,43 +28,36 @@ def gain_over_parent(
     )
 
 
-def finding_about(state: CampaignState, kind: str, noise: NoiseFloor | None) -> Finding | None:
+def finding_about(state: CampaignState, kind: str) -> Finding | None:
     """What is known of one kind of change; None while nothing of it was measured."""
-    entries = [e for e in state.decided() if e.experiment.hypothesis.kind == kind]
-    gains = [
-        (entry, gain) for entry in entries if (gain := gain_over_parent(state, entry, noise)) is not None
-    ]
-    failed = [e for e in entries if e.verdict in (Verdict.CRASH, Verdict.INVALID)]
-    if not gains:
+    tally, noise = state.kinds.get(kind), state.noise
+    if tally is None or noise is None or not tally.num_measured:
         return None
-    best, (best_gain, error) = max(gains, key=lambda pair: pair[1][0])
-    kept = [e for e in entries if e.verdict is Verdict.KEEP]
-    spread = fmean(gain for _, (gain, _) in gains)
-    stands_out = best_gain > CLEAR_ERRORS * error
-    if kept:
-        title = f"{kind}: {best.experiment.hypothesis.title} gained {best_gain:.4f} bpb"
-    elif stands_out:
-        title = (
-            f"{kind}: {best.experiment.hypothesis.title} helps its parent, but is no better than the champion"
-        )
+    best = state.experiments[tally.best_id].experiment.hypothesis
+    error = noise.sd_bpb * tally.best_spread
+    helps = tally.num_kept > 0 or tally.best_gain_bpb > CLEAR_ERRORS * error
+    if tally.num_kept:
+        title = f"{kind}: {best.title} gained {tally.best_gain_bpb:.4f} bpb"
+    elif helps:
+        title = f"{kind}: {best.title} helps its parent, but is no better than the champion"
     else:
         title = f"{kind}: nothing tried so far helps"
     return Finding(
         finding_id=f"kind-{kind.replace(' ', '-')}",
         title=title,
         evidence=(
-            f"{len(gains)} measured, {len(kept)} kept, {len(failed)} failed; "
-            f"best {best_gain:+.4f} ± {error:.4f} bpb ({best.experiment_id}), "
-            f"mean {spread:+.4f} (positive is better)"
+            f"{tally.num_measured} measured, {tally.num_kept} kept, {tally.num_failed} failed; "
+            f"best {tally.best_gain_bpb:+.4f} ± {error:.4f} bpb ({tally.best_id}), "
+            f"mean {tally.total_gain_bpb / tally.num_measured:+.4f} (positive is better)"
         ),
-        confidence=_confidence([g for _, g in gains], helps=bool(kept) or stands_out),
-        mechanism=best.experiment.hypothesis.rationale,
-        implication="go further in this direction" if kept or stands_out else "look elsewhere first",
+        confidence=_confidence(tally, noise, helps=helps),
+        mechanism=best.rationale,
+        implication="go further in this direction" if helps else "look elsewhere first",
     )
 
 
-def _confidence(gains: Iterable[tuple[float, float]], *, helps: bool) -> float:
-    """Rough: how far the best (or worst) effect stands out of its error, as a probability."""
-    margins = [abs(gain) / error if error else 9.0 for gain, error in gains]
-    strongest = max(margins) if helps else min(margins)
-    return round(min(0.99, 0.5 + strongest / 8), 2)
+def _confidence(tally: KindTally, noise: NoiseFloor, *, helps: bool) -> float:
+    """Rough: how far the best (or the least) effect stands out of its error, as a probability."""
+    slope = tally.steepest if helps else tally.flattest
+    margin = slope / noise.sd_bpb if noise.sd_bpb else 9.0
+    return round(min(0.99, 0.5 + margin / 8), 2)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autohyp.config import DecisionConfig
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.policies.decide import seeds_from
 
-__all__ = ["NextRun", "champion_runs_wanted", "next_run", "queue_target"]
+__all__ = ["NextRun", "champion_runs_wanted", "next_run", "num_wanted"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,18 @@ class NextRun:
     attempt: int
 
 
-def next_run(state: CampaignState, excluded: frozenset[tuple[str, int]] = frozenset()) -> NextRun | None:
-    """The most urgent run that waits for a worker; `excluded` holds (experiment_id, seed) already handed
-    out."""
+def next_run(state: CampaignState, worker_id: str, num_workers: int) -> NextRun | None:
+    """The most urgent run for this worker, None when there is none.
+
+    A run that was lost with its worker goes to another one: a broken machine must not make two crashes of it.
+    """
     best: tuple[int, ExperimentEntry, int] | None = None
-    for entry in state.open_experiments():
-        seed = next((s for s in entry.pending_seeds if (entry.experiment_id, s) not in excluded), None)
-        if seed is not None and (best is None or _rank(state, entry) < best[0]):
-            best = (_rank(state, entry), entry, seed)
+    for experiment_id in state.waiting:
+        entry = state.experiments[experiment_id]
+        if num_workers > 1 and entry.failed_on[-1:] == [worker_id]:
+            continue
+        if best is None or _rank(state, entry) < best[0]:
+            best = (_rank(state, entry), entry, entry.pending_seeds[0])
     if best is None:
         return None
     _, entry, seed = best
@@ -55,6 +59,11 @@ def champion_runs_wanted(state: CampaignState, policy: DecisionConfig, first_see
     return seeds_from(first_seed, max(0, policy.champion_runs - len(champion.seeds)), champion.seeds)
 
 
-def queue_target(num_workers: int) -> int:
-    """How many hypotheses to keep ready: one a worker ahead, so that nobody waits for a researcher."""
-    return num_workers + 1
+def num_wanted(num_workers: int, num_queued: int) -> int:
+    """How many hypotheses to ask for now, so that nobody waits for a researcher.
+
+    One a worker is kept ahead, and one more; a large fleet asks only when half of that is used up, because a
+    researcher looks at the whole past each time it is asked.
+    """
+    missing = num_workers + 1 - num_queued
+    return missing if missing > num_workers // 2 else 0

@@ -1,18 +1,25 @@
 """When a campaign ends by itself, and when a session may start no further run.
 
-Limits on experiments and runs count what is under way too, so that they are met exactly; limits on time
-are met by starting nothing that would not end before them. What runs is always let finish.
+Limits on experiments and runs count what is under way too, so that they are met exactly; limits on time and
+money are met by starting nothing that would not end within them. What runs is always let finish. The present
+session's time is the caller's, from a clock that cannot be set; that of earlier ones is the journal's. No
+question looks at more than the open experiments and the sessions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from autohyp.config import LimitsConfig
-from autohyp.journal.state import CampaignState
+from autohyp.journal.state import CampaignState, Session
 
-__all__ = ["Allowance", "allowance", "campaign_hours"]
+__all__ = ["Allowance", "allowance", "campaign_hours", "expected_run_s", "has_nothing_to_do", "session_s"]
+
+TYPICAL_OVERHEAD_S = 10.0
+"""What a run takes beside its budget, until this campaign has measured it."""
+_HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -28,38 +35,58 @@ class Allowance:
     ends_campaign: bool = False
 
 
-def campaign_hours(state: CampaignState) -> float:
-    """Wall hours over all sessions, each until the last thing that was recorded in it."""
-    return (
-        sum(
-            (datetime.fromisoformat(s.last_ts) - datetime.fromisoformat(s.started_at)).total_seconds()
-            for s in state.sessions
-        )
-        / 3600
-    )
+def session_s(session: Session) -> float:
+    """Seconds that a session lasted by the journal, at least 0: until the last thing recorded in it."""
+    lasted = datetime.fromisoformat(session.last_ts) - datetime.fromisoformat(session.started_at)
+    return max(0.0, lasted.total_seconds())
+
+
+def campaign_hours(state: CampaignState, elapsed_s: float) -> float:
+    """Wall hours over all sessions, without the time between; this one has taken `elapsed_s`."""
+    return (sum(map(session_s, state.sessions[:-1])) + elapsed_s) / _HOUR_S
+
+
+def expected_run_s(state: CampaignState, budget_s: float) -> float:
+    """What one more run will keep its worker busy: the mean so far, and never less than its budget."""
+    if state.num_results:
+        # Runs that fail end early: their mean would promise too little.
+        return max(state.worker_s / state.num_results, budget_s)
+    return budget_s + TYPICAL_OVERHEAD_S
 
 
 def allowance(
     state: CampaignState, limits: LimitsConfig, elapsed_s: float, expected_run_s: float
 ) -> Allowance:
     """What the limits still permit, `elapsed_s` into this session."""
-    expected_h = expected_run_s / 3600
-    checks = (
-        ("runs", limits.max_runs, float(state.num_results + len(state.in_flight)), 1.0),
-        ("hours", limits.max_hours, campaign_hours(state), expected_h),
-        (
-            "worker hours",
-            limits.max_gpu_hours,
-            state.worker_s / 3600 + len(state.in_flight) * expected_h,
-            expected_h,
-        ),
-    )
-    for unit, limit, used, cost in checks:
-        if limit is not None and used + cost > limit:
-            return Allowance(False, False, f"the limit of {limit:g} {unit} is reached", ends_campaign=True)
+    for reason in _campaign_limits(state, limits, elapsed_s, expected_run_s / _HOUR_S):
+        return Allowance(False, False, f"the limit of {reason} is reached", ends_campaign=True)
     if limits.session_minutes is not None and elapsed_s + expected_run_s > limits.session_minutes * 60:
         return Allowance(False, False, f"the {limits.session_minutes:g} minutes of this session are up")
     if limits.max_experiments is not None and len(state.experiments) >= limits.max_experiments:
         reason = f"the limit of {limits.max_experiments} experiments is reached"
         return Allowance(True, False, reason, ends_campaign=True)
     return Allowance()
+
+
+def _campaign_limits(
+    state: CampaignState, limits: LimitsConfig, elapsed_s: float, run_h: float
+) -> Iterator[str]:
+    """The limits that one more run of `run_h` hours would break, in words."""
+    running = len(state.in_flight)
+    if limits.max_runs is not None and state.num_results + running + 1 > limits.max_runs:
+        yield f"{limits.max_runs} runs"
+    if limits.max_hours is not None and campaign_hours(state, elapsed_s) + run_h > limits.max_hours:
+        yield f"{limits.max_hours:g} hours"
+    worker_h = state.worker_s / _HOUR_S + (running + 1) * run_h
+    if limits.max_gpu_hours is not None and worker_h > limits.max_gpu_hours:
+        yield f"{limits.max_gpu_hours:g} worker hours"
+    if limits.max_usd is not None and worker_h * (limits.usd_per_gpu_hour or 0.0) > limits.max_usd:
+        yield f"{limits.max_usd:g} US dollars"
+
+
+def has_nothing_to_do(state: CampaignState, permission: Allowance) -> bool:
+    """Whether a session under this permission would end at once: there is nothing to run, nor to decide."""
+    if permission.may_begin or state.in_flight:
+        return False
+    undecided = [entry for entry in state.open_experiments() if entry.verdict is None]
+    return not any(permission.may_run or entry.awaits_decision for entry in undecided)

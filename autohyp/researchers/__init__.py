@@ -7,10 +7,14 @@ from collections.abc import Callable
 from autohyp.errors import ConfigError
 from autohyp.researchers.base import Researcher
 from autohyp.researchers.library import LibraryResearcher
+from autohyp.researchers.random_search import RandomResearcher
 
-__all__ = ["RESEARCHERS", "LibraryResearcher", "Researcher", "make_researcher"]
+__all__ = ["RESEARCHERS", "LibraryResearcher", "RandomResearcher", "Researcher", "make_researcher"]
 
-RESEARCHERS: dict[str, Callable[[], Researcher]] = {"library": LibraryResearcher}
+RESEARCHERS: dict[str, Callable[[], Researcher]] = {
+    "library": LibraryResearcher,
+    "random": RandomResearcher,
+}
 """How each researcher that `campaign.yaml` may name is made."""
 
 

@@ -112,6 +112,7 @@ class CampaignShape:
     lost_rate: float = 0.04
     num_queued: int = 3
     num_running: int = 0
+    experiments_per_tool: int = 10
     is_ended: bool = False
     sandbox: str = "landlock"
 

@@ -88,7 +88,7 @@ def _events(sim: Simulation) -> Iterator[ev.Event]:
     yield ev.FindingRecorded(finding=noise_finding())
     while sim.ordinal < sim.shape.num_experiments:
         yield from _experiment(sim, make_hypothesis(sim))
-        if sim.ordinal % 10 == 0:
+        if sim.ordinal % sim.shape.experiments_per_tool == 0:
             yield from _tool(sim)
     for _ in range(sim.shape.num_running):
         yield from _running(sim)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autohyp.agents.base import RunEnded, RunOrder
+from autohyp.agents.base import News, RunEnded, RunOrder
+from autohyp.agents.books import Books
 from autohyp.agents.campaign import BASELINE_HYPOTHESIS_ID
 from autohyp.agents.observer import Observer
 from autohyp.config import CampaignConfig
@@ -188,7 +189,7 @@ class InMemoryLedger:
         for draft in drafts:
             self._take(draft)
 
-    def append(self, drafts: Sequence[Draft]) -> None:
+    def append(self, drafts: Sequence[Draft], since: int | None = None) -> News:
         """See `LedgerClient.append`."""
         self.num_appends += 1
         number = self.num_appends
@@ -197,6 +198,7 @@ class InMemoryLedger:
             if draft.key not in self._keys:
                 self._take(draft)
         self.after_append(number)
+        return self.news(since) if since is not None else News()
 
     def _take(self, draft: Draft) -> None:
         seq = len(self.entries) + 1
@@ -206,13 +208,17 @@ class InMemoryLedger:
         self._keys.add(draft.key)
         self.entries.append(entry)
 
+    def news(self, since: int) -> News:
+        """See `LedgerClient.news`."""
+        return News(self.entries[since:])
+
     def state(self) -> CampaignState:
-        """See `LedgerClient.state`: a fold of the caller's own."""
+        """The state now: a fold of the caller's own."""
         return replay(self.entries)
 
-    def heartbeat(self, live: WorkerLive) -> None:
+    def heartbeat(self, *lives: WorkerLive) -> None:
         """See `LedgerClient.heartbeat`."""
-        self.live[live.worker_id] = live
+        self.live |= {live.worker_id: live for live in lives}
 
     def die_at(self, number: int, *, recorded: bool) -> None:
         """Kill the caller at its append of this number: after the drafts are recorded, or before."""
@@ -231,26 +237,28 @@ class InMemoryWorkspace(Workspace):
     """A `Workspace` whose commits are entries of a dictionary; `champion_log` holds all it was set to."""
 
     def __init__(self, source: str = STAND_IN_SOURCE) -> None:
-        self._text: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
         self._refs: dict[str, str] = {}
         self.champion_log: list[str] = []
         self.set_champion(self._store("", source))
 
     def _store(self, parent: str, source: str) -> str:
         commit = hashlib.sha1(f"{parent}\n{source}".encode()).hexdigest()
-        self._text[commit] = source
+        self._sources[commit] = source
         return commit
 
     @property
     def champion_commit(self) -> str:
         return self._refs[CHAMPION_BRANCH]
 
-    def commit_experiment(self, experiment_id: str, parent: str, source: str, message: str) -> Commit:
+    def commit_experiment(
+        self, experiment_id: str, parent: str, source: str, message: str, created_at: str | None = None
+    ) -> Commit:
         """See `Workspace.commit_experiment`."""
         parent = self._refs.get(parent, parent)
         commit = self._store(f"{parent} {experiment_id}", source)
         self._refs[f"experiments/{experiment_id}"] = commit
-        diff = unified_diff(self._text[parent], source)
+        diff = unified_diff(self._sources[parent], source)
         return Commit(commit, parent, diff, "1 file changed" if diff else "")
 
     def set_champion(self, commit: str) -> None:
@@ -262,7 +270,7 @@ class InMemoryWorkspace(Workspace):
     def read(self, commit: str, name: str = "train.py") -> str:
         """See `Workspace.read`; there is nothing but train.py."""
         try:
-            return self._text[self._refs.get(commit, commit)]
+            return self._sources[self._refs.get(commit, commit)]
         except KeyError:
             raise WorkspaceError(f"no commit {commit}") from None
 
@@ -341,6 +349,12 @@ class FakeFleet:
             self._ledger.append([Draft(f"lost:{run_id}", lost)])
             self._end(worker_id)
 
+    def drain(self, worker_id: str) -> None:
+        """See `Fleet.drain`."""
+        if self._orders.get(worker_id) is not None:
+            self._end(worker_id, "its worker was let go")
+        self._orders.pop(worker_id, None)
+
     def finish(self, run_id: str) -> None:
         """The run ends and its worker records the scripted result."""
         worker_id, order = self._order(run_id)
@@ -373,14 +387,14 @@ class ScriptedResearcher:
     name = "scripted"
 
     def __init__(self, hypotheses: Sequence[Hypothesis]) -> None:
-        self._hypotheses = list(hypotheses)
+        self.hypotheses = list(hypotheses)
         self.observed: list[PastExperiment] = []
 
     def propose(self, brief: Brief, n: int) -> list[Hypothesis]:
         """See `Researcher.propose`."""
         known = {past.hypothesis.title for past in brief.history} | {h.title for h in brief.queued}
         known |= {title for title, _ in brief.refused}
-        return [hypothesis for hypothesis in self._hypotheses if hypothesis.title not in known][:n]
+        return [hypothesis for hypothesis in self.hypotheses if hypothesis.title not in known][:n]
 
     def observe(self, experiment: PastExperiment) -> None:
         """See `Researcher.observe`."""
@@ -420,6 +434,24 @@ class SimulatedCampaign:
         self.researchers: list[Researcher] = [self.researcher]
         self.clock: Callable[[], float] = lambda: 0.0
 
+    def begin_session(self) -> None:
+        """What a driver records first, on `run` and on `resume`."""
+        number = len(self.ledger.state().sessions) + 1
+        started = ev.SessionStarted(
+            session_id=f"session-{number}",
+            host="host",
+            hardware=Hardware(cpus=1, memory_gb=8.0),
+            sandbox="none",
+            versions={},
+        )
+        self.ledger.append([Draft(f"session:{number}", started)])
+
+    def stop(self, reason: str, *, now: bool) -> None:
+        """Somebody asks the session to end."""
+        session_id = self.ledger.state().sessions[-1].started.session_id
+        request = ev.StopRequested(session_id=session_id, now=now, author="somebody", reason=reason)
+        self.ledger.append([Draft(f"stop:{session_id}:{now}:{reason}", request)])
+
     @classmethod
     def at(
         cls,
@@ -436,7 +468,13 @@ class SimulatedCampaign:
     def observer(self) -> Observer:
         """A new observer over what there is, as after the death of the one before."""
         return Observer(
-            self.config, self.ledger, self.fleet, self.workspace, self.researchers, 256, lambda: self.clock()
+            self.config,
+            Books(self.ledger),
+            self.fleet,
+            self.workspace,
+            self.researchers,
+            256,
+            lambda: self.clock(),
         )
 
     def play(self, max_steps: int = 200, *, renew: bool = False, until: int | None = None) -> Observer:

@@ -20,13 +20,12 @@ from autohyp.records import (
     Hypothesis,
     NoiseFloor,
     PastExperiment,
-    Prediction,
     Verdict,
 )
-from autohyp.researchers.base import Researcher, seeded_rng
+from autohyp.researchers.base import Researcher
 from autohyp.source import apply_edit, fingerprint, read_constants
 
-__all__ = ["TOY_SOURCE", "Bowl", "RandomResearcher", "SearchGame"]
+__all__ = ["TOY_SOURCE", "Bowl", "SearchGame"]
 
 TOY_SOURCE = '''"""A train.py with nothing but constants."""
 
@@ -96,38 +95,6 @@ def _number(value: ConstantValue) -> float:
     if isinstance(value, tuple | str):
         raise TypeError(f"{value!r} is no number")
     return float(value)
-
-
-class RandomResearcher:
-    """Changes one to three constants by random factors: what any researcher has to beat."""
-
-    name = "random"
-
-    def observe(self, experiment: PastExperiment) -> None:
-        """Learns nothing."""
-
-    def propose(self, brief: Brief, n: int) -> list[Hypothesis]:
-        rng = seeded_rng(brief, self.name)
-        constants = read_constants(brief.champion_source)
-        names = [name for name, value in constants.items() if isinstance(value, float)]
-        found: list[Hypothesis] = []
-        while len(found) < n:
-            chosen = rng.sample(names, rng.randint(1, 3))
-            values = {name: _number(constants[name]) * math.exp(rng.gauss(0, 0.5)) for name in chosen}
-            edit = {name: float(f"{value:.3g}") for name, value in values.items()}
-            hypothesis = Hypothesis.model_validate(
-                {
-                    "hypothesis_id": f"random-{len(brief.history)}-{len(found)}",
-                    "title": f"random {edit}",
-                    "rationale": "chance",
-                    "prediction": Prediction(delta_bpb=0.0),
-                    "edit": {"kind": "constants", "overrides": edit},
-                    "kind": "random",
-                    "researcher": self.name,
-                }
-            )
-            found.append(hypothesis)
-        return found
 
 
 @dataclass

@@ -7,13 +7,12 @@ changes nothing in the campaign (`autohyp sync` writes them again).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
-from autohyp.records import ConstantsEdit, Finding, Hypothesis, Verdict
+from autohyp.journal import CampaignState, ExperimentEntry
+from autohyp.records import BASELINE_KIND, ConstantsEdit, Finding, Hypothesis, Verdict
 from autohyp.views import facts
-from autohyp.views.exports import config_document, exported_status, metrics, outcome
+from autohyp.views.exports import config_document, metrics, outcome
 from autohyp.views.text import clean_line, signed_bpb, to_seconds
 
 __all__ = ["open_questions", "research_brief", "search_model", "tool_registry"]
@@ -88,7 +87,7 @@ def open_questions(state: CampaignState) -> list[str]:
             questions.append(
                 f"Is '{title}' real? So far {decision.gain_bpb:+.5f} bpb over {decision.num_runs} run(s)."
             )
-    tried = {entry.experiment.hypothesis.kind for entry in state.experiments.values()}
+    tried = state.kinds.keys() | {entry.experiment.hypothesis.kind for entry in state.open_experiments()}
     waiting = dict.fromkeys(hypothesis.kind for hypothesis in state.queue.values())
     questions += [
         f"Does anything of the kind '{clean_line(kind)}' help?" for kind in waiting if kind not in tried
@@ -107,8 +106,8 @@ def _queue(state: CampaignState) -> Iterator[dict[str, Any]]:
         entry = state.experiments[experiment_id]
         worker = entry.results[-1].worker_id if entry.results else None
         yield _queued(entry.experiment.hypothesis, "completed", worker, outcome(entry))
-    for hypothesis_id in list(state.refused)[-_PAST_SHOWN:]:
-        yield _queued(state.hypotheses[hypothesis_id], "abandoned", None, state.refused[hypothesis_id])
+    for refusal in list(state.refused.values())[-_PAST_SHOWN:]:
+        yield _queued(refusal.hypothesis, "abandoned", None, refusal.reason)
 
 
 def _queued(
@@ -197,7 +196,7 @@ def _theory(state: CampaignState) -> str:
 
 def _phase(state: CampaignState) -> str:
     """The share of keeps among the last 20 decisions names the phase."""
-    recent = state.decided()[-20:]
+    recent = [state.experiments[name] for name in state.decision_order[-20:]]
     keeps = sum(entry.verdict is Verdict.KEEP and not entry.experiment.is_baseline for entry in recent)
     if len(recent) < 8:
         phase = "broad exploration"
@@ -209,25 +208,16 @@ def _phase(state: CampaignState) -> str:
 
 
 def _beliefs(state: CampaignState) -> str:
-    by_kind: dict[str, list[ExperimentEntry]] = {}
-    for entry in state.decided():
-        if not entry.experiment.is_baseline:
-            by_kind.setdefault(clean_line(entry.experiment.hypothesis.kind), []).append(entry)
-    if not by_kind:
+    tallies = [(clean_line(kind), tally) for kind, tally in state.kinds.items() if kind != BASELINE_KIND]
+    if not tallies:
         return "Nothing was tried yet."
-    lines = ["| kind | tried | kept | failed | best gain | mean gain |", "|---|---|---|---|---|---|"]
-    for kind, entries in sorted(by_kind.items(), key=lambda item: (-_best_gain(item[1]), item[0])):
-        gains = [gain for gain in map(facts.experiment_gain, entries) if gain is not None]
-        kept = sum(entry.verdict is Verdict.KEEP for entry in entries)
-        failed = sum(exported_status(entry.verdict) == "crash" for entry in entries)
-        best, mean = (signed_bpb(max(gains)), signed_bpb(fmean(gains))) if gains else ("-", "-")
-        lines.append(f"| {kind} | {len(entries)} | {kept} | {failed} | {best} | {mean} |")
+    lines = ["| kind | measured | kept | failed | best gain | mean gain |", "|---|---|---|---|---|---|"]
+    for kind, tally in sorted(tallies, key=lambda item: (-item[1].best_gain_bpb, item[0])):
+        count = tally.num_measured
+        best, mean = (tally.best_gain_bpb, tally.total_gain_bpb / count) if count else (None, None)
+        gains = f"{signed_bpb(best)} | {signed_bpb(mean)}"
+        lines.append(f"| {kind} | {count} | {tally.num_kept} | {tally.num_failed} | {gains} |")
     return "\n".join(lines)
-
-
-def _best_gain(entries: list[ExperimentEntry]) -> float:
-    gains = [gain for gain in map(facts.experiment_gain, entries) if gain is not None]
-    return max(gains, default=-1e9)
 
 
 def _next(state: CampaignState) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from autohyp.journal.state import ExperimentEntry
+from autohyp.journal import ExperimentEntry
 from autohyp.records import ConstantValue, RunResult, RunStatus, Verdict
 from autohyp.views.text import clean_line, plus_seconds, to_seconds
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from dataclasses import dataclass
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.records import NoiseFloor, Verdict
 from autohyp.views.text import seconds_between
 
 __all__ = [
+    "LOUD_SANDBOXES",
     "Comparison",
     "champion_against_baseline",
     "config_value",
@@ -22,11 +22,13 @@ __all__ = [
     "experiment_gain",
     "has_open_session",
     "last_ts",
+    "limits",
     "limits_line",
     "noise_floor",
     "num_workers",
     "running_best",
     "sandbox_name",
+    "sandbox_words",
     "undecided",
     "verdict_counts",
 ]
@@ -89,8 +91,7 @@ def running_best(state: CampaignState) -> list[tuple[int, float]]:
 
 def verdict_counts(state: CampaignState) -> dict[str, int]:
     """How many experiments have each terminal verdict; every verdict is named."""
-    counts = Counter(entry.verdict for entry in state.decided())
-    return {verdict.value: counts[verdict] for verdict in Verdict if verdict.is_terminal}
+    return {verdict.value: state.verdicts.get(verdict, 0) for verdict in Verdict if verdict.is_terminal}
 
 
 def last_ts(state: CampaignState) -> str:
@@ -137,7 +138,16 @@ def num_workers(state: CampaignState) -> int:
 def sandbox_name(state: CampaignState) -> str:
     """The sandbox of the last session, in capitals a person cannot miss when there was none."""
     name = state.sessions[-1].started.sandbox if state.sessions else ""
-    return "NO SANDBOX" if name == "none" else name
+    return LOUD_SANDBOXES.get(name, name)
+
+
+LOUD_SANDBOXES = {"none": "NO SANDBOX", "simulated": "SIMULATED"}
+"""What a reader must not miss, by a result's `sandbox`: it was not confined, or never trained."""
+
+
+def sandbox_words(name: str) -> str:
+    """A sandbox as a line of text names it."""
+    return LOUD_SANDBOXES.get(name) or f"sandbox {name}"
 
 
 _LIMITS = {
@@ -145,12 +155,20 @@ _LIMITS = {
     "max_runs": "{} runs",
     "max_hours": "{:g} h",
     "max_gpu_hours": "{:g} worker hours",
+    "max_usd": "{:g} US dollars",
     "session_minutes": "{:g} min this session",
 }
 
 
+def limits(state: CampaignState) -> dict[str, float]:
+    """The limits that are set: those of the last session, which may differ from what it began with."""
+    recorded = state.sessions[-1].started.limits if state.sessions else None
+    stored = config_value(state, "limits") if recorded is None else recorded
+    return {k: v for k, v in stored.items() if v is not None} if isinstance(stored, dict) else {}
+
+
 def limits_line(state: CampaignState) -> str:
     """The limits in words, or that there is none."""
-    values = {name: config_value(state, "limits", name) for name in _LIMITS}
-    words = [_LIMITS[name].format(value) for name, value in values.items() if value is not None]
+    values = limits(state)
+    words = [text.format(values[name]) for name, text in _LIMITS.items() if name in values]
     return "until " + " or ".join(words) if words else "until stopped"

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from json.encoder import encode_basestring_ascii
-from math import isfinite
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = ["FileWriter", "json_text"]
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 _encode = json.JSONEncoder(allow_nan=False).encode
+_encoders = [
+    json.JSONEncoder(allow_nan=False, separators=(",\n" + "  " * depth, ": ")).encode for depth in range(8)
+]
+"""By depth: what writes the plain items of an object, each on its line."""
 
 
 def json_text(document: Any) -> str:
@@ -23,26 +27,31 @@ def json_text(document: Any) -> str:
 
     Written here because `json.dumps` leaves its fast encoder as soon as it is to indent.
     """
-    return _indented(document, "\n") + "\n"
+    return _indented(document, 1) + "\n"
 
 
-def _indented(value: Any, newline: str) -> str:
-    deeper = newline + "  "
+def _indented(value: Any, depth: int) -> str:
+    deeper, newline = "\n" + "  " * depth, "\n" + "  " * (depth - 1)
     if isinstance(value, dict) and value:
-        items = [f"{_scalar(key)}: {_indented(item, deeper)}" for key, item in value.items()]
-        return "{" + deeper + f",{deeper}".join(items) + newline + "}"
+        return "{" + deeper + f",{deeper}".join(_items(value, depth)) + newline + "}"
     if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
-        return "[" + deeper + f",{deeper}".join(_indented(item, deeper) for item in value) + newline + "]"
-    return _scalar(value)
+        return "[" + deeper + f",{deeper}".join(_indented(item, depth + 1) for item in value) + newline + "]"
+    return _encode(value)
 
 
-def _scalar(value: Any) -> str:
-    kind = type(value)
-    if kind is str:
-        return encode_basestring_ascii(value)
-    if kind is int or (kind is float and isfinite(value)):
-        return repr(value)
-    return "null" if value is None else _encode(value)
+def _items(document: dict[str, Any], depth: int) -> Iterator[str]:
+    """The items of an object, plain ones that follow each other in one piece."""
+    plain: dict[str, Any] = {}
+    for key, value in document.items():
+        if type(value) in _PLAIN:
+            plain[key] = value
+            continue
+        if plain:
+            yield _encoders[depth](plain)[1:-1]
+            plain = {}
+        yield f"{_encode(key)}: {_indented(value, depth + 1)}"
+    if plain:
+        yield _encoders[depth](plain)[1:-1]
 
 
 class FileWriter:
@@ -54,21 +63,22 @@ class FileWriter:
     def __init__(self, root: Path) -> None:
         self._root = f"{root}{os.sep}"
         self._temporary = f".{os.getpid()}.tmp"
-        self._folders: set[str] = set()
         self.num_written = 0
         self.num_unchanged = 0
 
     def text(self, path: str, content: str) -> bool:
-        """Make the file hold `content` (UTF-8); True when it did not before."""
-        return self.data(path, content.encode("utf-8"))
+        """Make the file hold `content` (UTF-8, what it cannot hold as `?`); True when it did not before."""
+        return self.data(path, content.encode("utf-8", "replace"))
 
     def data(self, path: str, content: bytes) -> bool:
         """Make the file hold `content`; True when it did not before."""
         target = self._root + path
+        if self._create(target, content):
+            self.num_written += 1
+            return True
         if _read(target, len(content)) == content:
             self.num_unchanged += 1
             return False
-        self._make_folder(target.rpartition(os.sep)[0])
         folder, _, name = target.rpartition(os.sep)
         temporary = f"{folder}{os.sep}.{name}{self._temporary}"
         try:
@@ -81,10 +91,20 @@ class FileWriter:
         self.num_written += 1
         return True
 
-    def _make_folder(self, folder: str) -> None:
-        if folder not in self._folders:
-            os.makedirs(folder, exist_ok=True)
-            self._folders.add(folder)
+    def _create(self, target: str, content: bytes) -> bool:
+        """Write a file that was not there: no other name, no renaming, half the calls."""
+        try:
+            _write(target, content, os.O_EXCL)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            os.makedirs(target.rpartition(os.sep)[0], exist_ok=True)
+            return self._create(target, content)
+        except BaseException:
+            if os.path.exists(target):
+                os.unlink(target)
+            raise
+        return True
 
 
 def _read(path: str, expected_bytes: int) -> bytes | None:
@@ -101,8 +121,8 @@ def _read(path: str, expected_bytes: int) -> bytes | None:
         os.close(fd)
 
 
-def _write(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+def _write(path: str, content: bytes, how: int = os.O_TRUNC) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o644)
     try:
         view = memoryview(content)
         while view:

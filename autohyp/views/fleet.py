@@ -6,31 +6,30 @@ tools read them, and which keeps this machine's paths out of files that are pass
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autohyp.journal.state import CampaignState
-from autohyp.records import Run, RunResult
 from autohyp.views.text import clean_line, to_seconds
 
 __all__ = ["fleet_files", "fleet_manifest"]
 
 
-def _workers(state: CampaignState) -> dict[str, Run | RunResult]:
-    """The first run of each worker that had one, by worker id."""
-    seen: dict[str, Run | RunResult] = {}
-    for entry in state.experiments.values():
-        runs: list[Run | RunResult] = [*entry.results, *entry.active.values()]
-        for run in runs:
-            seen.setdefault(run.worker_id, run)
-    return dict(sorted(seen.items()))
+def _workers(state: CampaignState, gpus: Mapping[str, str]) -> dict[str, str]:
+    """The GPU id of each worker that had a run, by worker id."""
+    at_work = {run.worker_id: run.gpu_id for run in state.in_flight.values()}
+    return dict(sorted((at_work | dict(gpus)).items()))
 
 
-def fleet_manifest(state: CampaignState) -> dict[str, Any]:
-    """fleet/manifest.json; a worker without a GPU is numbered in its place."""
+def fleet_manifest(state: CampaignState, gpus: Mapping[str, str]) -> dict[str, Any]:
+    """fleet/manifest.json; `gpus` are the GPU ids of workers with results, by worker id.
+
+    A worker without a GPU is numbered in its place.
+    """
     active = {run.worker_id: run for run in state.in_flight.values()}
     workers = []
-    for index, (worker_id, run) in enumerate(_workers(state).items()):
-        gpu_id = run.gpu_id or str(index)
+    for index, (worker_id, known_gpu_id) in enumerate(_workers(state, gpus).items()):
+        gpu_id = known_gpu_id or str(index)
         now = active.get(worker_id)
         hypothesis = state.experiments[now.experiment_id].experiment.hypothesis if now else None
         workers.append(
@@ -56,14 +55,14 @@ def fleet_manifest(state: CampaignState) -> dict[str, Any]:
     }
 
 
-def fleet_files(state: CampaignState) -> dict[str, str]:
+def fleet_files(state: CampaignState, gpus: Mapping[str, str]) -> dict[str, str]:
     """The texts of fleet/ by path inside the campaign's folder."""
     objective = clean_line(state.created.objective) if state.created else ""
     files = {
         "fleet/observer-agent.md": _OBSERVER.format(tag=state.tag, objective=objective),
         "fleet/tool-builder.md": _TOOL_BUILDER.format(tag=state.tag),
     }
-    for worker_id in _workers(state):
+    for worker_id in _workers(state, gpus):
         files[f"fleet/worker-prompts/{worker_id}.md"] = _WORKER.format(tag=state.tag, worker_id=worker_id)
     return files
 

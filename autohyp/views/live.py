@@ -21,13 +21,14 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
+from autohyp.journal.events import StopRequested
 from autohyp.paths import CampaignPaths
 from autohyp.records import RunResult, Verdict, WorkerLive, utc_now
 from autohyp.views import facts
-from autohyp.views.status import standing
+from autohyp.views.status import AT_WORK, UNKNOWN, standing
 from autohyp.views.text import clean_line, clock_time, duration, sparkline, sureness
-from autohyp.views.workers import is_fresh, read_workers
+from autohyp.views.workers import Present, is_fresh, read_present, read_workers
 
 __all__ = ["VERDICT_STYLES", "LiveScreen", "PlainFeed", "plain_lines", "render_live", "verdict_mark"]
 
@@ -40,6 +41,12 @@ VERDICT_STYLES = {
 }
 """A sign and a style per verdict; the word itself is always beside them."""
 
+_STANDING_STYLES = {
+    "running": "bold green",
+    "silent": "bold yellow",
+    "paused": "bold yellow reverse",
+    "stopping": "bold yellow",
+}
 _SPARK_WIDTH = 40
 _MAX_WORKERS = 16
 
@@ -57,24 +64,28 @@ def verdict_mark(verdict: Verdict | None) -> Text:
 
 
 def render_live(
-    state: CampaignState, workers: list[WorkerLive], now: str, *, num_decisions: int = 6
+    state: CampaignState,
+    workers: list[WorkerLive],
+    now: str,
+    present: Present = UNKNOWN,
+    *,
+    num_decisions: int = 6,
 ) -> RenderableType:
     """The campaign at the time `now` (ISO 8601)."""
-    parts: list[RenderableType] = [_header(state, workers, now), Text()]
+    parts: list[RenderableType] = [_header(state, workers, now, present), Text()]
     parts += [_best(state), Text(), Rule("workers", align="left", style="dim"), _workers(state, workers, now)]
     parts += [Rule("decisions", align="left", style="dim"), _decisions(state, num_decisions), _footer(state)]
     return Padding(Group(*parts), (0, 1))
 
 
-def _header(state: CampaignState, workers: list[WorkerLive], now: str) -> RenderableType:
-    how = standing(state, workers, now)
-    elapsed = facts.elapsed_s(state, now if how == "running" else None)
-    style = {"running": "bold green", "silent": "bold yellow"}.get(how, "bold")
-    title = Text.assemble(("autohyp ", "bold"), (state.tag, "bold cyan"), "  ", (how, style))
-    if how in ("stopped", "ended"):
-        title.append(f": {clean_line(state.ended or state.sessions[-1].end_reason)}")
-    if how == "silent":
-        title.append(": nothing heard of its driver; `autohyp resume` goes on")
+def _header(state: CampaignState, workers: list[WorkerLive], now: str, present: Present) -> RenderableType:
+    how = standing(state, workers, now, present)
+    elapsed = facts.elapsed_s(state, now if how in AT_WORK else None)
+    title = Text.assemble(("autohyp ", "bold"), (state.tag, "bold cyan"), "  ")
+    title.append(how.upper() if how == "paused" else how, style=_STANDING_STYLES.get(how, "bold"))
+    title.append(_standing_words(state, how))
+    if present.disk_is_full:
+        title.append("  ").append("DISK FULL", style="bold red reverse").append(" nothing new starts")
     budget_s = facts.config_value(state, "run", "budget_s")
     words = [str(facts.config_value(state, "profile") or ""), f"{facts.num_workers(state)} worker(s)"]
     if isinstance(budget_s, int | float):
@@ -82,11 +93,29 @@ def _header(state: CampaignState, workers: list[WorkerLive], now: str) -> Render
     words += [f"{duration(elapsed)} so far", facts.limits_line(state)]
     line = Text(" · ".join(word for word in words if word), style="dim")
     sandbox = facts.sandbox_name(state)
-    if sandbox == "NO SANDBOX":
+    if sandbox in facts.LOUD_SANDBOXES.values():
         title.append("  ").append(sandbox, style="bold red reverse")
     elif sandbox:
         line.append(f" · sandbox {sandbox}")
     return Group(title, line)
+
+
+def _standing_words(state: CampaignState, how: str) -> str:
+    """What a standing means here, behind its word."""
+    if how in ("stopped", "ended"):
+        return f": {clean_line(state.ended or state.sessions[-1].end_reason)}"
+    if how == "silent":
+        return ": nothing heard of its driver; `autohyp resume` goes on"
+    if how == "paused":
+        return f": {_let_finish(state)}; `autohyp unpause` goes on"
+    if how == "stopping" and state.stop is not None:
+        return f": {clean_line(state.stop.reason)}, {'at once' if state.stop.now else _let_finish(state)}"
+    return ""
+
+
+def _let_finish(state: CampaignState) -> str:
+    runs = len(state.in_flight)
+    return f"{runs} {'run' if runs == 1 else 'runs'} let finish" if runs else "nothing runs"
 
 
 def _best(state: CampaignState) -> RenderableType:
@@ -126,7 +155,7 @@ def _workers(state: CampaignState, workers: list[WorkerLive], now: str) -> Rende
     table.add_column(no_wrap=True, width=12)
     table.add_column(no_wrap=True, justify="right", width=11)
     for worker in workers[:_MAX_WORKERS]:
-        table.add_row(*_worker_cells(worker, now))
+        table.add_row(*_worker_cells(worker, now, state.drained.get(worker.worker_id)))
     left_out = Counter(worker.state if is_fresh(worker, now) else "gone" for worker in workers[_MAX_WORKERS:])
     if left_out:
         states = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
@@ -140,9 +169,11 @@ def _workers(state: CampaignState, workers: list[WorkerLive], now: str) -> Rende
     return table
 
 
-def _worker_cells(worker: WorkerLive, now: str) -> tuple[RenderableType, ...]:
+def _worker_cells(worker: WorkerLive, now: str, drained: str | None) -> tuple[RenderableType, ...]:
     name = Text(worker.worker_id)
     progress = worker.progress
+    if drained is not None:
+        return name, Text(clean_line(drained), style="red"), Text("drained", style="red"), Text(""), Text("")
     if not is_fresh(worker, now):
         return name, Text("no sign of life", style="yellow"), Text("gone"), Text(""), Text("")
     if progress is None or not worker.run_id:
@@ -209,6 +240,7 @@ class LiveScreen:
         self._paths = paths
         self._console = console
         self._feed = PlainFeed()
+        self._was_full = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -219,9 +251,16 @@ class LiveScreen:
     def update(self, state: CampaignState) -> None:
         """Show the state as it is now."""
         if self._live is not None:
-            self._live.update(render_live(state, read_workers(self._paths), utc_now()), refresh=True)
+            screen = render_live(state, read_workers(self._paths), utc_now(), read_present(self._paths))
+            self._live.update(screen, refresh=True)
             return
-        for line in self._feed.lines(state):
+        lines = self._feed.lines(state)
+        is_full = read_present(self._paths).disk_is_full
+        if is_full != self._was_full:
+            self._was_full = is_full
+            words = "DISK FULL: nothing new starts until there is room" if is_full else "there is room again"
+            lines.append(f"{clock_time(utc_now())} {words}")
+        for line in lines:
             self._console.print(Text(line), soft_wrap=True)
 
     def __exit__(
@@ -252,6 +291,7 @@ class PlainFeed:
         self._open: list[str] = []
         self._known: set[tuple[str, str]] = set()
         self._ended: str | None = None
+        self._asked: tuple[bool, StopRequested | None] = (False, None)
 
     def lines(self, state: CampaignState) -> list[str]:
         """One line for each thing that happened since the last call, in time."""
@@ -261,6 +301,7 @@ class PlainFeed:
         news = self._session_starts(state)
         news += self._experiment_news(state)
         news += self._lessons(state)
+        news += self._requests(state)
         news += self._endings(state)
         return [f"{clock_time(when)} {line}" for when, line in sorted(news, key=lambda item: item[0])]
 
@@ -268,7 +309,7 @@ class PlainFeed:
         news = []
         for session in state.sessions[self._num["sessions"] :]:
             start = session.started
-            sandbox = "NO SANDBOX" if start.sandbox == "none" else f"sandbox {start.sandbox}"
+            sandbox = facts.sandbox_words(start.sandbox)
             line = f"session on {clean_line(start.host)}: {start.hardware.cpus} cores, {sandbox}"
             news.append((session.started_at, line))
         self._num["sessions"] = len(state.sessions)
@@ -302,6 +343,21 @@ class PlainFeed:
         for when, note in state.notes[self._num["notes"] :]:
             news.append((when, f"note by {clean_line(note.author)}: {clean_line(note.text)}"))
         self._num["notes"] = len(state.notes)
+        return news
+
+    def _requests(self, state: CampaignState) -> list[_News]:
+        """Somebody paused it, let it go on or stopped it; a worker was given up."""
+        now, news = facts.last_ts(state), []
+        was_paused, stop_before = self._asked
+        self._asked = (state.paused, state.stop)
+        if state.paused != was_paused:
+            news.append((now, "PAUSED: nothing new starts" if state.paused else "goes on after a pause"))
+        if state.stop is not None and state.stop != stop_before:
+            how = "at once" if state.stop.now else "when what runs has finished"
+            news.append((now, f"stopping {how}: {clean_line(state.stop.reason)}"))
+        for worker_id, reason in state.drained.items():
+            if self._is_new("drained", f"{len(state.sessions)} {worker_id}"):
+                news.append((now, f"{worker_id} gets no more runs: {clean_line(reason)}"))
         return news
 
     def _endings(self, state: CampaignState) -> list[_News]:

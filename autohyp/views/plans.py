@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.records import ConstantsEdit, Decision, RunResult
 from autohyp.views.exports import outcome
 from autohyp.views.text import clean_line, clean_text, to_seconds

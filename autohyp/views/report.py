@@ -60,7 +60,7 @@ def report_document(state: CampaignState) -> dict[str, Any]:
         "verdicts": facts.verdict_counts(state),
         "experiments": len(state.experiments),
         "finished_runs": state.num_results,
-        "begun_runs": len(state.runs),
+        "begun_runs": state.num_begun,
         "refused_hypotheses": len(state.refused),
         "queued_hypotheses": len(state.queue),
         "wall_s": round(elapsed, 3),
@@ -77,6 +77,7 @@ def render_report(document: dict[str, Any], paths: CampaignPaths) -> RenderableT
     parts: list[RenderableType] = [
         Rule(Text(f"campaign {document['tag']}", style="bold"), align="left"),
         _result(document),
+        *([Text(f"ended     {clean_line(document['end_reason'])}")] if document["end_reason"] else []),
         *_section("how it got there", _lineage(document)),
         *_section("what was learnt", _findings(document)),
         *_section("tried and rejected", _tried(document["rejected"])),
@@ -130,6 +131,8 @@ def _result(document: dict[str, Any]) -> RenderableType:
         )
     if document["sandbox"] == "none":
         lines.append(Text("NO SANDBOX: these numbers were measured without confinement", style="bold red"))
+    if document["sandbox"] == "simulated":
+        lines.append(Text("SIMULATED: nothing was trained, these numbers are made up", style="bold red"))
     return Group(*lines)
 
 

@@ -1,51 +1,69 @@
 """How a campaign stands, as one document: what `autohyp status --json` prints and the live screen draws.
 
-`standing` says whether it runs: `running` (a driver gave a sign of life lately), `silent` (a driver took it
-up and has not laid it down, but nothing was heard of it: it died, or the folder is a copy), `stopped` (laid
-down, can be resumed), `ended` (a limit was reached), `new` (nothing happened yet).
+`standing` says whether it runs: `running` (a driver gave a sign of life lately), `paused` or `stopping` (it
+runs, but somebody asked that nothing new starts), `silent` (a driver took it up and has not laid it down, but
+nothing was heard of it: it died, or the folder is a copy), `stopped` (laid down, can be resumed), `ended` (a
+limit was reached), `new` (nothing happened yet).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from autohyp.journal.state import CampaignState, ExperimentEntry
+from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.records import WorkerLive
 from autohyp.views import facts
 from autohyp.views.text import clean_line, seconds_between
-from autohyp.views.workers import STALE_AFTER_S, is_fresh
+from autohyp.views.workers import STALE_AFTER_S, Present, is_fresh
 
-__all__ = ["experiment_summary", "standing", "status_document"]
+__all__ = ["AT_WORK", "UNKNOWN", "experiment_summary", "standing", "status_document"]
+
+UNKNOWN = Present()
+AT_WORK = ("running", "paused", "stopping")
+"""The standings in which a session goes on."""
 
 
-def standing(state: CampaignState, workers: list[WorkerLive], now: str) -> str:
-    """One of running, silent, stopped, ended, new."""
+def standing(state: CampaignState, workers: list[WorkerLive], now: str, present: Present = UNKNOWN) -> str:
+    """One of running, paused, stopping, silent, stopped, ended, new."""
     if state.ended is not None:
         return "ended"
     if not state.sessions:
         return "new"
     if not facts.has_open_session(state):
         return "stopped"
-    heard = seconds_between(facts.last_ts(state), now) <= STALE_AFTER_S
-    return "running" if heard or any(is_fresh(worker, now) for worker in workers) else "silent"
+    heard = _is_recent(facts.last_ts(state), now) or _is_recent(present.driver_seen_at, now)
+    if not heard and not any(is_fresh(worker, now) for worker in workers):
+        return "silent"
+    return "stopping" if state.stop else "paused" if state.paused else "running"
 
 
-def status_document(state: CampaignState, workers: list[WorkerLive], now: str) -> dict[str, Any]:
+def _is_recent(moment: str, now: str) -> bool:
+    """Whether the two are close; a moment far in the future was told by a clock that was wrong."""
+    away_s = max(seconds_between(moment, now), seconds_between(now, moment))
+    return bool(moment) and away_s <= STALE_AFTER_S
+
+
+def status_document(
+    state: CampaignState, workers: list[WorkerLive], now: str, present: Present = UNKNOWN
+) -> dict[str, Any]:
     """Everything that the screen shows, as plain data; times in seconds, losses in bits per byte."""
     champion, baseline = state.champion, state.baseline
     noise = facts.noise_floor(state)
     comparison = facts.champion_against_baseline(state)
-    elapsed = facts.elapsed_s(state, now if standing(state, workers, now) == "running" else None)
+    how = standing(state, workers, now, present)
+    elapsed = facts.elapsed_s(state, now if how in AT_WORK else None)
     num_workers = facts.num_workers(state)
     return {
         "tag": state.tag,
         "objective": state.created.objective if state.created else "",
-        "standing": standing(state, workers, now),
+        "standing": how,
+        "disk_is_full": present.disk_is_full,
+        "drained_workers": {name: clean_line(reason) for name, reason in state.drained.items()},
         "end_reason": state.ended or (state.sessions[-1].end_reason if state.sessions else ""),
         "profile": facts.config_value(state, "profile"),
         "sandbox": state.sessions[-1].started.sandbox if state.sessions else "",
         "budget_s": facts.config_value(state, "run", "budget_s"),
-        "limits": {k: v for k, v in _limits(state).items() if v is not None},
+        "limits": facts.limits(state),
         "elapsed_s": round(elapsed, 3),
         "charged_s": round(state.charged_s, 3),
         "training_fraction": round(state.charged_s / (elapsed * num_workers), 4) if elapsed else None,
@@ -67,11 +85,6 @@ def status_document(state: CampaignState, workers: list[WorkerLive], now: str) -
         "last_decisions": [experiment_summary(entry) for entry in state.decided()[-5:]],
         "workers": [worker.model_dump(mode="json") | {"fresh": is_fresh(worker, now)} for worker in workers],
     }
-
-
-def _limits(state: CampaignState) -> dict[str, Any]:
-    limits = facts.config_value(state, "limits")
-    return limits if isinstance(limits, dict) else {}
 
 
 def experiment_summary(entry: ExperimentEntry) -> dict[str, Any]:

@@ -1,25 +1,52 @@
-"""live/workers/<worker_id>.json: what each worker does at this moment, in the fields that older tools read.
+"""live/: what each worker does now, in the fields that older tools read, and the driver's sign of life.
 
-The file is a heartbeat, not a record: it is replaced whole, may be missing, and nothing is decided on it.
+A file there is a heartbeat, not a record: it is replaced whole, may be missing, and nothing is decided on it.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from autohyp.paths import CampaignPaths, write_atomic
+from autohyp.paths import CampaignPaths, has_room, write_atomic
 from autohyp.records import Progress, WorkerLive
 from autohyp.views.files import json_text
 from autohyp.views.text import seconds_between
 
-__all__ = ["STALE_AFTER_S", "is_fresh", "read_workers", "worker_document", "write_worker"]
+__all__ = [
+    "STALE_AFTER_S",
+    "Present",
+    "is_fresh",
+    "read_present",
+    "read_workers",
+    "worker_document",
+    "write_worker",
+]
 
 STALE_AFTER_S = 30.0
 """A heartbeat older than this belongs to a worker that is gone."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What no journal can tell of a campaign: when its driver last gave a sign of life, and its disk."""
+
+    driver_seen_at: str = ""
+    disk_is_full: bool = False
+
+
+def read_present(paths: CampaignPaths) -> Present:
+    """The campaign's present, as its folder shows it; the driver touches its file while it lives."""
+    try:
+        seen = datetime.fromtimestamp(paths.driver.stat().st_mtime, UTC)
+    except OSError:
+        return Present(disk_is_full=not has_room(paths.root))
+    return Present(seen.isoformat(timespec="milliseconds"), not has_room(paths.root))
 
 
 def worker_document(worker: WorkerLive) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from autohyp.agents import scribe as scribe_module
-from autohyp.agents.briefing import CONSTRAINTS, build_brief
-from autohyp.agents.scribe import PICTURE_INTERVAL_S, Scribe
+from autohyp.agents import briefing as briefing_module
+from autohyp.agents.books import Books
+from autohyp.agents.briefing import CONSTRAINTS, Briefing
+from autohyp.agents.scribe import SHARED_INTERVAL_S, Scribe
 from autohyp.agents.tool_builder import ToolBuilder, judge_tool, tools_to_request
 from autohyp.config import CampaignConfig
 from autohyp.journal import CampaignState, Draft
 from autohyp.journal import events as ev
 from autohyp.paths import CampaignPaths
-from autohyp.policies.decide import pooled_noise
 from autohyp.records import CurvePoint, Tool, ToolStatus, Verdict
 from autohyp.testing.fakes import (
     STAND_IN_SOURCE,
@@ -31,6 +31,7 @@ from autohyp.testing.fakes import (
     make_result,
     make_run,
 )
+from autohyp.views.sync import FolderSync
 
 
 @pytest.fixture
@@ -56,8 +57,7 @@ def test_the_brief_tells_the_past_with_gains_over_the_own_parent(campaign: Simul
     later = ev.HypothesisProposed(hypothesis=make_hypothesis("even-later"))
     campaign.ledger.append([Draft("propose:even-later", later)])
     state = campaign.ledger.state()
-    noise = pooled_noise(entry.scores for entry in state.experiments.values())
-    brief = build_brief(state, campaign.config, STAND_IN_SOURCE, noise, parallel=3)
+    brief = Briefing(campaign.config).brief(state, STAND_IN_SOURCE, parallel=3)
     assert (brief.tag, brief.profile, brief.parallel) == ("test", "cpu", 3)
     assert brief.constraints == CONSTRAINTS
     assert brief.champion_id == "exp-0002-try-gain"
@@ -77,33 +77,67 @@ def test_the_brief_tells_the_past_with_gains_over_the_own_parent(campaign: Simul
 def test_before_the_baseline_is_measured_the_brief_builds_on_it(campaign: SimulatedCampaign) -> None:
     fresh = SimulatedCampaign(ScriptedObjective(), [], campaign.config)
     fresh.observer().step(0)
-    brief = build_brief(fresh.ledger.state(), fresh.config, STAND_IN_SOURCE, None, 1)
+    brief = Briefing(fresh.config).brief(fresh.ledger.state(), STAND_IN_SOURCE, 1)
     assert (brief.champion_id, brief.champion_bpb, brief.baseline_bpb) == ("exp-0001-baseline", None, None)
+
+
+def test_a_brief_made_after_another_tells_the_same_as_one_made_anew(campaign: SimulatedCampaign) -> None:
+    fresh = SimulatedCampaign(
+        ScriptedObjective({("MATRIX_LR", 0.08): -0.1, ("DEPTH", 6): 0.1}),
+        campaign.researcher.hypotheses,
+        campaign.config,
+    )
+    observer, books = fresh.observer(), Books(fresh.ledger)
+    briefing = Briefing(fresh.config)
+    for _ in range(12):
+        observer.step(0)
+        fresh.fleet.finish_all()
+        state = books.refresh()
+        grown = briefing.brief(state, STAND_IN_SOURCE, 1, books.take_touched())
+        anew = Briefing(fresh.config).brief(state, STAND_IN_SOURCE, 1)
+        assert [past.model_copy(update={"gain_sd_bpb": None}) for past in grown.history] == [
+            past.model_copy(update={"gain_sd_bpb": None}) for past in anew.history
+        ]
+        for told, expected in zip(grown.history, anew.history, strict=True):
+            close = pytest.approx(expected.gain_sd_bpb or 0.0, rel=briefing_module.NOISE_CHANGE)
+            assert (told.gain_sd_bpb or 0.0) == close
+    assert len(grown.history) == 3
+
+
+def test_a_long_past_is_told_from_its_champions_and_its_end(
+    campaign: SimulatedCampaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(briefing_module, "HISTORY_LIMIT", 1)
+    brief = Briefing(campaign.config).brief(campaign.ledger.state(), STAND_IN_SOURCE, 1)
+    names = [past.experiment_id for past in brief.history]
+    assert names == ["exp-0001-baseline", "exp-0002-try-gain", "exp-0003-try-loss"]
+    monkeypatch.setattr(briefing_module, "HISTORY_LIMIT", 0)
+    brief = Briefing(campaign.config).brief(campaign.ledger.state(), STAND_IN_SOURCE, 1)
+    assert [past.experiment_id for past in brief.history] == names[:2]
 
 
 # The scribe ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of decided experiments at which a picture was drawn."""
-    drawn: list[int] = []
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of decided experiments at which what tells of the whole campaign was written."""
+    told: list[int] = []
 
-    def draw(paths: CampaignPaths, state: CampaignState) -> None:
-        drawn.append(len(state.decision_order))
+    def shared(folder: FolderSync, state: CampaignState) -> None:
+        told.append(len(state.decision_order))
 
-    monkeypatch.setattr(scribe_module, "sync_picture", draw)
-    return drawn
+    monkeypatch.setattr(FolderSync, "shared", shared)
+    return told
 
 
 def content(root: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()
-    }
+    files = (path for path in root.rglob("*") if path.is_file() and ".sync" not in path.parts)
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files}
 
 
 def test_the_scribe_writes_what_changed_and_draws_now_and_then(
-    campaign: SimulatedCampaign, tmp_path: Path, drawn: list[int]
+    campaign: SimulatedCampaign, tmp_path: Path, told: list[int]
 ) -> None:
     now = [0.0]
     scribe = Scribe(CampaignPaths(tmp_path), clock=lambda: now[0])
@@ -112,24 +146,43 @@ def test_the_scribe_writes_what_changed_and_draws_now_and_then(
     files = content(tmp_path)
     assert {"experiments.jsonl", "results.tsv", "plans/exp-0002-try-gain.md"} <= set(files)
     assert len((tmp_path / "experiments.jsonl").read_text().splitlines()) == 3
-    assert drawn == [3]
+    assert told == [3]
     scribe.write(state)
     assert content(tmp_path) == files
     campaign.config = campaign.config.model_copy(
         update={"limits": campaign.config.limits.model_copy(update={"max_experiments": 4})}
     )
     campaign.play()
-    scribe.write(campaign.ledger.state())
+    state = campaign.ledger.state()
+    scribe.write(state, [state.decision_order[-1]])
     assert len((tmp_path / "experiments.jsonl").read_text().splitlines()) == 4
-    assert drawn == [3], "too soon for another picture"
-    now[0] += PICTURE_INTERVAL_S
-    scribe.write(campaign.ledger.state())
-    scribe.write(campaign.ledger.state())
-    assert drawn == [3, 4]
+    assert {name for name in content(tmp_path) if content(tmp_path)[name] != files.get(name)} == {
+        "experiments.jsonl",
+        "results.tsv",
+        *(name for name in content(tmp_path) if state.decision_order[-1] in name),
+    }
+    assert told == [3], "too soon to tell of the whole again"
+    now[0] += SHARED_INTERVAL_S
+    scribe.write(state, [])
+    scribe.write(state, [])
+    assert told == [3, 4]
+
+
+def test_the_last_state_is_told_of_at_once(
+    campaign: SimulatedCampaign, tmp_path: Path, told: list[int]
+) -> None:
+    scribe = Scribe(CampaignPaths(tmp_path), clock=lambda: 0.0)
+    state = campaign.ledger.state()
+    scribe.write(state)
+    campaign.ledger.append([Draft("end", ev.CampaignEnded(reason="enough"))])
+    scribe.write(campaign.ledger.state(), [])
+    assert told == [3]
+    scribe.write(campaign.ledger.state(), [], is_last=True)
+    assert told == [3, 3]
 
 
 def test_a_file_that_cannot_be_written_is_reported_and_written_later(
-    campaign: SimulatedCampaign, tmp_path: Path, drawn: list[int], caplog: pytest.LogCaptureFixture
+    campaign: SimulatedCampaign, tmp_path: Path, told: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     scribe = Scribe(CampaignPaths(tmp_path), clock=lambda: 0.0)
     (tmp_path / "plans").write_text("in the way")
@@ -137,9 +190,9 @@ def test_a_file_that_cannot_be_written_is_reported_and_written_later(
         scribe.write(campaign.ledger.state())
     assert "cannot write the campaign's files" in caplog.text
     (tmp_path / "plans").unlink()
-    scribe.write(campaign.ledger.state())
+    scribe.write(campaign.ledger.state(), [])
     assert (tmp_path / "plans" / "exp-0002-try-gain.md").is_file()
-    assert drawn == [3]
+    assert told == [3]
 
 
 # Tools ---------------------------------------------------------------------------------------

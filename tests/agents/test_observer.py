@@ -497,7 +497,7 @@ def test_a_researcher_that_gives_too_much_is_cut_and_the_queue_stays_short() -> 
     campaign = simulate(num_workers=2)
     campaign.researchers = [Eager()]
     campaign.observer().step(0)
-    assert len(campaign.ledger.state().hypotheses) <= 1 + 3
+    assert len(campaign.ledger.state().hypothesis_ids) <= 1 + 3
 
 
 def test_a_higher_priority_goes_first_and_the_older_one_among_equals() -> None:
@@ -540,7 +540,7 @@ def test_what_cannot_be_tried_is_refused_with_the_reason_and_costs_no_run(
     campaign = simulate([hypothesis, REAL_GAIN], {"max_experiments": 2})
     campaign.play()
     state = campaign.ledger.state()
-    assert reason in state.refused[hypothesis.hypothesis_id]
+    assert reason in state.refused[hypothesis.hypothesis_id].reason
     assert verdicts(state) == {"baseline": Verdict.KEEP, "real-gain": Verdict.KEEP}
     assert campaign.workspace.read("champion").count("MATRIX_LR = 0.08") == 1
 
@@ -550,7 +550,7 @@ def test_a_program_that_was_tried_is_not_tried_again() -> None:
     again = make_hypothesis("worse-again", {"WARMDOWN_RATIO": 0.9})
     campaign = simulate([worse, again, REAL_GAIN], {"max_experiments": 3})
     campaign.play()
-    refused = campaign.ledger.state().refused
+    refused = {name: refusal.reason for name, refusal in campaign.ledger.state().refused.items()}
     assert refused == {"worse-again": "the same program was tried or proposed before as exp-0002-try-worse"}
 
 
@@ -572,9 +572,10 @@ def test_at_equal_val_bpb_the_shorter_source_is_kept() -> None:
 
 def test_stop_lets_runs_finish() -> None:
     campaign = simulate(num_workers=2)
+    campaign.begin_session()
     observer = campaign.observer()
     observer.step(0)
-    observer.stop("enough", now=False)
+    campaign.stop("enough", now=False)
     observer.step(0)
     assert observer.finished is None
     assert len(campaign.fleet.busy()) == 2
@@ -587,16 +588,19 @@ def test_stop_lets_runs_finish() -> None:
 
 def test_stop_now_gives_up_what_runs_and_a_resume_runs_it_again() -> None:
     campaign = simulate(num_workers=2)
+    campaign.begin_session()
     observer = campaign.observer()
     observer.step(0)
     given_up = set(campaign.fleet.busy().values())
-    observer.stop("interrupted", now=True)
-    observer.stop("impatient", now=True)
+    campaign.stop("enough for today", now=False)
+    campaign.stop("impatient", now=True)
     observer.step(0)
-    assert observer.finished == "interrupted"
+    observer.step(0)
+    assert observer.finished == "impatient"
     state = campaign.ledger.state()
     assert (state.num_results, state.in_flight, state.ended) == (0, {}, None)
     assert all(not any(entry.num_faults.values()) for entry in state.experiments.values())
+    campaign.begin_session()
     campaign.play()
     again = {order.run.run_id for order in campaign.fleet.assigned[2:]}
     assert {run_id.replace(".a1", ".a2") for run_id in given_up} <= again
@@ -607,13 +611,64 @@ def test_stop_now_gives_up_what_runs_and_a_resume_runs_it_again() -> None:
 def test_a_run_stopped_many_times_never_becomes_a_crash() -> None:
     campaign = simulate()
     for _ in range(5):
+        campaign.begin_session()
         observer = campaign.observer()
         observer.step(0)
-        observer.stop("not now", now=True)
+        campaign.stop("not now", now=True)
         observer.step(0)
+        observer.step(0)
+        assert observer.finished == "not now"
     assert campaign.fleet.assigned[-1].run.attempt == 5
+    campaign.begin_session()
     campaign.play()
     assert verdicts(campaign.ledger.state()) == EXPECTED
+
+
+def test_a_stop_survives_the_observer() -> None:
+    campaign = simulate()
+    campaign.begin_session()
+    campaign.observer().step(0)
+    campaign.stop("enough", now=True)
+    successor = campaign.observer()
+    successor.step(0)
+    successor.step(0)
+    assert successor.finished == "enough"
+
+
+def test_a_pause_starts_nothing_and_ends_nothing() -> None:
+    campaign = simulate(num_workers=2)
+    observer = campaign.observer()
+    observer.step(0)
+    campaign.ledger.append([Draft("pause", ev.PauseChanged(paused=True, author="me"))])
+    campaign.fleet.finish_all()
+    for _ in range(3):
+        observer.step(0)
+    assert (campaign.fleet.busy(), observer.finished) == ({}, None)
+    assert campaign.ledger.state().num_results == 2, "what ran was let finish"
+    campaign.ledger.append([Draft("unpause", ev.PauseChanged(paused=False, author="me"))])
+    observer.step(0)
+    assert len(campaign.fleet.busy()) == 2
+    campaign.play()
+    assert verdicts(campaign.ledger.state()) == EXPECTED
+
+
+def test_a_worker_that_fails_again_and_again_is_let_go_and_the_others_finish() -> None:
+    campaign = simulate(num_workers=2)
+    campaign.begin_session()
+    observer = campaign.observer()
+    for _ in range(20):
+        observer.step(0)
+        for worker_id, run_id in campaign.fleet.busy().items():
+            if worker_id == "worker-0":
+                campaign.fleet.lose(run_id)
+            else:
+                campaign.fleet.finish(run_id)
+    state = campaign.ledger.state()
+    assert state.drained == {"worker-0": "it failed 3 times in a row"}
+    assert campaign.fleet.num_workers() == 1
+    campaign.observer().step(0)
+    campaign.play()
+    assert_nothing_is_lost_or_counted_twice(campaign)
 
 
 def test_a_campaign_that_met_its_limit_goes_on_with_a_higher_one() -> None:

@@ -3,50 +3,69 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from autohyp.paths import CampaignPaths
 from autohyp.testing.campaigns import CampaignShape, write_campaign
 
+from .cost import measure_cost
 from .figures import Figure, machine, table
 from .reopening import measure_reopening
 from .transitions import measure_ledger_alone, measure_through_ray
 from .views import measure_views
+from .whole import measure_whole
 
-PARTS = ("ledger", "reopen", "views")
+SHORT_PARTS: dict[str, Callable[[Path], list[Figure]]] = {
+    "ledger": measure_through_ray,
+    "alone": measure_ledger_alone,
+    "whole": measure_whole,
+}
+LONG_PARTS: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
+    "reopen": measure_reopening,
+    "views": measure_views,
+    "cost": measure_cost,  # last: it lengthens the journal
+}
+PARTS = (*SHORT_PARTS, *LONG_PARTS)
+SIZES = (1_000, 10_000, 100_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--experiments", type=int, default=20_000, help="size of the long campaign")
+    parser.add_argument(
+        "--experiments", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the long campaigns"
+    )
     parser.add_argument("--folder", type=Path, help="a disk to measure on (default: the temporary folder)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="run these parts")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autohyp-bench-", dir=chosen.folder) as name:
         folder = Path(name)
         print(machine(folder), flush=True)
-        print(table(list(measure(folder, chosen.only, chosen.experiments))))
+        print(table(measure(folder, chosen.only, chosen.experiments)))
 
 
-def measure(folder: Path, parts: tuple[str, ...], num_experiments: int) -> list[Figure]:
+def measure(folder: Path, parts: Collection[str], sizes: Sequence[int]) -> list[Figure]:
     """All figures of these parts, measured in `folder`."""
     figures: list[Figure] = []
-    if "ledger" in parts:
-        for part in (measure_through_ray, measure_ledger_alone):
-            figures += _say(part.__name__, lambda part=part: part(folder))
-    long_parts: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
-        "reopen": measure_reopening,
-        "views": measure_views,
-    }
-    if any(name in parts for name in long_parts):
-        print(f"... a campaign of {num_experiments:,} experiments", flush=True)
-        paths = write_campaign(folder / "long", CampaignShape(num_experiments=num_experiments))
-        for name, long_part in long_parts.items():
+    for name, short_part in SHORT_PARTS.items():
+        if name in parts:
+            figures += _say(name, partial(short_part, folder))
+    for size in sizes if any(name in parts for name in LONG_PARTS) else ():
+        print(f"... a campaign of {size:,} experiments", flush=True)
+        paths = write_campaign(folder / "long", _shape(size))
+        for name, long_part in LONG_PARTS.items():
             if name in parts:
-                figures += _say(name, lambda part=long_part: part(paths, num_experiments))
+                figures += _say(name, partial(long_part, paths, size))
+        shutil.rmtree(folder / "long")
     return figures
+
+
+def _shape(size: int) -> CampaignShape:
+    """As campaigns are in the long run: hardly anything is kept any more. Tools are few, so there is none."""
+    return CampaignShape(num_experiments=size, keep_rate=0.01, num_queued=0, experiments_per_tool=size + 1)
 
 
 def _say(name: str, work: Callable[[], list[Figure]]) -> list[Figure]:
@@ -54,7 +73,7 @@ def _say(name: str, work: Callable[[], list[Figure]]) -> list[Figure]:
     print(f"... {name}", flush=True)
     figures = work()
     for figure in figures:
-        print(f"    {figure.what}: {figure.value:.4g} {figure.unit}", flush=True)
+        print(f"    {figure.what}: {figure.value:.4g} {figure.unit} {figure.note}", flush=True)
     return figures
 
 

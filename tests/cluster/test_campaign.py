@@ -113,10 +113,12 @@ def test_another_terminal_cannot_drive_it_but_can_stop_it(campaign: Campaign) ->
     assert status["tag"] == "tiny"
     assert process.poll() is None
 
+    assert f"process {process.pid}" in second.stderr
+
     done = campaign.run("stop")
     assert done.returncode == 0, done.stderr
     assert "resume" in done.stdout
-    assert process.wait() == 130
+    assert process.wait() == 0
     assert campaign.left_behind() == []
     again = campaign.run("stop")
     assert again.returncode == 4

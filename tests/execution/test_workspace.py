@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autohyp.errors import WorkspaceError
-from autohyp.execution.workspace import Workspace, remove_tree
+from autohyp.execution.packing import pack_repository
+from autohyp.execution.workspace import Workspace, commit_message, remove_tree
+from autohyp.records import Experiment
+from autohyp.testing.fakes import make_experiment, make_hypothesis
 
 FILES = {"train.py": "LR = 1\n", "prepare.py": "SEED = 42\n"}
 
@@ -111,7 +118,7 @@ def test_another_workspace_sees_what_the_first_did(workspace: Workspace, reposit
     assert other.commit_experiment("exp-0002", commit, "LR = 3\n", "m").parent_commit == commit
 
 
-def test_what_is_not_there_is_one_line(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_is_not_there_is_one_line(workspace: Workspace, repository: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="no git repository there"):
         Workspace(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -121,8 +128,15 @@ def test_what_is_not_there_is_one_line(workspace: Workspace, tmp_path: Path) -> 
         with pytest.raises(WorkspaceError, match=f"no {name} at {commit}") as caught:
             workspace.read(commit, name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(WorkspaceError, match="git update-ref failed"):
+    with pytest.raises(WorkspaceError, match="nonsense is neither a branch nor the hash of a commit"):
         workspace.set_champion("nonsense")
+    for act in (
+        lambda: workspace.set_champion("0" * 40),
+        lambda: workspace.commit_experiment("exp-0001", "0" * 40, "LR = 2\n", "m"),
+    ):
+        with pytest.raises(WorkspaceError, match="an object is missing or damaged"):
+            act()
+    assert git(repository, "for-each-ref", "--format=%(refname)") == ["refs/heads/champion"]
 
 
 def test_without_git_the_error_says_what_to_install(
@@ -130,7 +144,195 @@ def test_without_git_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WorkspaceError, match="install it"):
-        workspace.set_champion("champion")
+        Workspace.create(tmp_path / "other.git", FILES, "m")
+    life_of_an_experiment(workspace, tmp_path / "tree")  # needs no git
+
+
+def test_a_disk_that_takes_nothing_is_one_line_and_leaves_no_lock(
+    workspace: Workspace, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    commit = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m").commit
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(WorkspaceError, match=r"champion: cannot be written: No space left"):
+            workspace.set_champion(commit)
+        with pytest.raises(WorkspaceError, match="cannot be written: No space left"):
+            workspace.commit_experiment("exp-0002", "champion", "LR = 3\n", "m")
+    assert not [path for pattern in ("*.lock", "tmp_obj_*") for path in repository.rglob(pattern)]
+    assert git(repository, "fsck", "--strict") == []
+    workspace.set_champion(commit)
+    assert workspace.read("champion") == "LR = 2\n"
+
+
+def test_a_lock_that_a_dead_process_left_does_not_hold_for_ever(
+    workspace: Workspace, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autohyp.execution.loose._LOCK_WAIT_S", 0.01)
+    commit = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m").commit
+    (repository / "refs" / "heads" / "champion.lock").touch()
+    workspace.set_champion(commit)
+    assert git(repository, "rev-parse", "champion") == [commit]
+
+
+def test_a_branch_is_not_moved_while_git_holds_its_lock(
+    workspace: Workspace, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m").commit
+    lock = repository / "refs" / "heads" / "champion.lock"
+    lock.touch()
+    seen = []
+
+    def release(_: float) -> None:
+        seen.append(git(repository, "rev-parse", "champion")[0])
+        lock.unlink()
+
+    monkeypatch.setattr(time, "sleep", release)
+    workspace.set_champion(commit)
+    assert seen == [git(repository, "rev-parse", f"{commit}^")[0]]
+    assert git(repository, "rev-parse", "champion") == [commit]
+
+
+# What is lost and made again -------------------------------------------------------------------
+
+
+def experiment(workspace: Workspace, ordinal: int, parent: str, source: str) -> Experiment:
+    """One that was committed as the observer does."""
+    hypothesis = make_hypothesis(f"hyp-{ordinal}")
+    made = make_experiment(ordinal, hypothesis)
+    message = commit_message(hypothesis, made.experiment_id)
+    commit = workspace.commit_experiment(made.experiment_id, parent, source, message, hypothesis.created_at)
+    told = {"commit": commit.commit, "parent_commit": commit.parent_commit, "diff": commit.diff}
+    return made.model_copy(update=told)
+
+
+def test_equal_arguments_give_an_equal_commit_never_dated_before_its_parent(
+    workspace: Workspace, repository: Path
+) -> None:
+    first = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m", "2099-01-01T00:00:00Z")
+    again = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m", "2099-01-01T00:00:00.5Z")
+    assert first.commit == again.commit
+    for created_at in ("2026-01-01T00:00:00.000Z", "2026-01-01", "some day", ""):
+        later = workspace.commit_experiment("exp-0002", first.commit, "LR = 3\n", "m", created_at).commit
+        assert git(repository, "log", "-2", "--format=%ct", later) == ["4070908800"] * 2
+
+
+def empty(repository: Path, lost: Experiment) -> None:
+    """As after a power failure: files are there without their contents."""
+    for name in (lost.commit, git(repository, "rev-parse", f"{lost.commit}^{{tree}}")[0]):
+        path = repository / "objects" / name[:2] / name[2:]
+        path.write_bytes(b"") if path.stat().st_mode & 0o200 else path.unlink()
+    (repository / "refs" / "heads" / "experiments" / lost.experiment_id).write_bytes(b"")
+
+
+def remove_everything(repository: Path, lost: Experiment) -> None:
+    kept = git(repository, "rev-list", "--objects", "--no-object-names", "champion")
+    for path in (repository / "objects").glob("??/*"):
+        if path.parent.name + path.name not in kept:
+            path.unlink()
+    shutil.rmtree(repository / "refs" / "heads" / "experiments")
+
+
+def spoil_the_source(repository: Path, lost: Experiment) -> None:
+    name = git(repository, "rev-parse", f"{lost.commit}:train.py")[0]
+    (repository / "objects" / name[:2] / name[2:]).write_bytes(b"\0" * 50)
+
+
+@pytest.mark.parametrize("damage", [empty, remove_everything, spoil_the_source])
+@pytest.mark.parametrize("source", ["LR = 2\n", "LR = 2", "", "LR = 2\r\n"])
+def test_what_a_power_failure_took_is_made_again_from_the_journal(
+    workspace: Workspace, repository: Path, damage: Callable[[Path, Experiment], None], source: str
+) -> None:
+    made = [experiment(workspace, 1, "champion", source)]
+    made.append(experiment(workspace, 2, made[0].commit, source + "x = 1"))
+    by_id = {one.experiment_id: one for one in made}
+    refs = git(repository, "for-each-ref")
+    assert workspace.restore(by_id, by_id.__getitem__) == []
+    damage(repository, made[0])
+    other = Workspace(repository)
+    assert other.restore(by_id, by_id.__getitem__)[0] == made[0].experiment_id
+    assert git(repository, "for-each-ref") == refs
+    assert git(repository, "fsck", "--strict") == []
+    assert [other.read(one.commit) for one in made] == [source, source + "x = 1"]
+    assert other.restore(by_id, by_id.__getitem__) == []
+
+
+def test_what_cannot_be_made_again_is_refused_in_one_line(workspace: Workspace, repository: Path) -> None:
+    made = experiment(workspace, 1, "champion", "LR = 2\n")
+    remove_everything(repository, made)
+    other = made.model_copy(update={"diff": made.diff.replace("+LR = 2", "+LR = 3")})
+    with pytest.raises(WorkspaceError, match=f"the commit of {made.experiment_id} is lost") as caught:
+        Workspace(repository).restore([made.experiment_id], lambda _: other)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_packed_is_not_asked_for(workspace: Workspace, repository: Path) -> None:
+    made = experiment(workspace, 1, "champion", "LR = 2\n")
+    pack_repository(repository)
+    late = experiment(workspace, 2, "champion", "LR = 3\n")
+    asked: list[str] = []
+    by_id = {one.experiment_id: one for one in (made, late)}
+    workspace.restore(by_id, lambda name: asked.append(name) or by_id[name])  # type: ignore[func-returns-value]
+    assert asked == [late.experiment_id]
+
+
+def test_the_champion_is_flushed_to_the_disk(
+    workspace: Workspace, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = workspace.commit_experiment("exp-0001", "champion", "LR = 2\n", "m").commit
+    flushed: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd)
+    )
+    workspace.set_champion(commit)
+    needed = git(repository, "rev-list", "--objects", "--no-object-names", "champion", f"^{commit}^")
+    assert len(needed) == 3  # the commit, its folder, its train.py
+    for name in needed:
+        assert str(repository / "objects" / name[:2] / name[2:]) in flushed
+        assert str(repository / "objects" / name[:2]) in flushed
+    heads = repository / "refs" / "heads"
+    assert {str(heads), str(heads / "champion.lock")} < set(flushed), "before it is renamed, and the name"
+
+
+_COMMITS_FOR_EVER = """
+import sys
+from itertools import count
+from pathlib import Path
+from autohyp.execution.workspace import Workspace
+workspace = Workspace(Path(sys.argv[1]))
+for number in count(int(sys.argv[2])):
+    commit = workspace.commit_experiment(f"exp-{number:05d}", "champion", f"LR = {number}\\n", "m").commit
+    print(f"exp-{number:05d}", commit, flush=True)
+"""
+
+
+def test_a_process_killed_while_it_commits_leaves_a_valid_repository(
+    workspace: Workspace, repository: Path
+) -> None:
+    told: dict[str, str] = {}
+    for attempt in range(3):
+        command = [sys.executable, "-c", _COMMITS_FOR_EVER, str(repository), str(len(told) + 10 * attempt)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(20 + attempt):
+                name, _, commit = process.stdout.readline().strip().partition(" ")
+                told[name] = commit
+            process.kill()
+            for line in process.stdout:
+                name, _, commit = line.strip().partition(" ")
+                if len(commit) == 40:
+                    told[name] = commit
+    refs = git(
+        repository, "for-each-ref", "--format=%(refname:lstrip=3) %(objectname)", "refs/heads/experiments/"
+    )
+    found = dict(line.split() for line in refs)
+    assert told.items() <= found.items(), "what was returned is there"
+    assert len(found) - len(told) <= 3, "and at most one a kill that was not returned"
+    assert git(repository, "fsck", "--strict", "--no-dangling") == []
+    assert Workspace(repository).commit_experiment("exp-x", "champion", "LR = 0\n", "m").diff
 
 
 # Checkouts -----------------------------------------------------------------------------------
@@ -141,6 +343,8 @@ def test_a_checkout_is_there_and_then_gone(workspace: Workspace, repository: Pat
     with workspace.checkout("champion", place) as folder:
         assert sorted(path.name for path in folder.iterdir()) == [".git", "prepare.py", "train.py"]
         assert num_worktrees(repository) == 1
+        assert git(folder, "status", "--porcelain") == [], "git knows it as its own, and finds no change"
+        assert git(folder, "rev-parse", "HEAD") == git(repository, "rev-parse", "champion")
     assert not place.exists()
     assert num_worktrees(repository) == 0
 
@@ -257,6 +461,31 @@ def test_what_a_dead_worker_left_behind_is_removed(
     Workspace(repository).remove_checkout(place)
     assert not place.exists()
     assert num_worktrees(repository) == 0
+
+
+def test_what_a_dead_worker_left_behind_is_replaced_by_the_next_checkout(
+    workspace: Workspace, repository: Path, tmp_path: Path
+) -> None:
+    dead = workspace.checkout("champion", tmp_path / "tree")
+    (dead.__enter__() / "left").touch()
+    with Workspace(repository).checkout("champion", tmp_path / "tree") as folder:
+        assert not (folder / "left").exists()
+        assert num_worktrees(repository) == 1
+
+
+def test_what_a_dead_session_left_behind_is_cleared_even_where_the_campaign_was_moved(
+    workspace: Workspace, repository: Path, tmp_path: Path
+) -> None:
+    places = tmp_path / "worktrees"
+    dead = [workspace.checkout("champion", places / name / "source") for name in ("w0", "w1")]
+    for checkout in dead:
+        checkout.__enter__()
+    places.rename(tmp_path / "moved")
+    assert num_worktrees(repository) == 2
+    Workspace(repository).clear_checkouts(tmp_path / "moved")
+    assert list((tmp_path / "moved").iterdir()) == []
+    assert num_worktrees(repository) == 0
+    assert list((repository / "worktrees").iterdir()) == []
 
 
 # Hooks and settings --------------------------------------------------------------------------

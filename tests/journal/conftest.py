@@ -42,6 +42,17 @@ def journal(tmp_path: Path, created: Draft) -> Path:
 
 
 @pytest.fixture
+def segmented(tmp_path: Path, note: Callable[[int], Draft]) -> Path:
+    """Lines 1-3, 4-6 and 7-9 sealed, 10 and 11 being written."""
+    path = tmp_path / "journal.jsonl"
+    with JournalWriter(path, segment_bytes=1) as writer:
+        for first in (1, 4, 7):
+            writer.append([note(first), note(first + 1), note(first + 2)])
+        writer.append([note(10), note(11)])
+    return path
+
+
+@pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that write a lot and are not about durability."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)

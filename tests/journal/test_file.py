@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from autohyp.errors import JournalDamagedError, JournalError, JournalLockedError
 from autohyp.journal import Draft, JournalWriter, read_journal
 from autohyp.journal import file as journal_file
-from autohyp.journal.events import GENESIS, NoteWritten, ToolChanged, encode_line
+from autohyp.journal.events import FORMAT_VERSION, GENESIS, NoteWritten, ToolChanged, encode_line
 from autohyp.journal.file import JournalReader
 from autohyp.records import Tool, ToolStatus
 
@@ -76,13 +76,20 @@ def test_missing_repeated_and_swapped_lines_are_noticed(journal: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [("v", 2, "needs a newer autohyp"), ("type", "moon_landing", "unknown event type"), ("seq", 7, "seq 7")],
+    ("field", "value", "reason", "is_damage"),
+    [
+        ("v", FORMAT_VERSION + 1, f"format version {FORMAT_VERSION + 1}.* install a newer autohyp$", False),
+        ("v", 0, "format version 0 never was", True),
+        ("type", "moon_landing", "does not know, 'moon_landing': install a newer autohyp$", False),
+        ("seq", 7, "seq 7", True),
+        ("data", {"author": 1}, "damaged", True),
+    ],
 )
 def test_a_line_that_this_version_cannot_read_says_so(
-    tmp_path: Path, note: Note, field: str, value: object, reason: str
+    tmp_path: Path, note: Note, field: str, value: object, reason: str, is_damage: bool
 ) -> None:
-    """Hashed properly, so that it is the content that is refused."""
+    """Hashed properly, so that it is the content that is refused. What is only newer is not damaged, and
+    must not be set aside."""
     line, _ = encode_line(1, "2026-01-01", note(1), GENESIS)
     fields = json.loads(line)
     del fields["hash"]
@@ -90,8 +97,12 @@ def test_a_line_that_this_version_cannot_read_says_so(
     body = json.dumps(fields, separators=(",", ":")).encode()[:-1]
     path = tmp_path / "journal.jsonl"
     path.write_bytes(body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n')
-    with pytest.raises(JournalDamagedError, match=reason):
-        read_journal(path)
+    before = path.read_bytes()
+    for load in (read_journal, JournalWriter):
+        with pytest.raises(JournalError, match=rf"journal.jsonl: line 1 .*{reason}") as caught:
+            load(path)
+        assert isinstance(caught.value, JournalDamagedError) == is_damage
+    assert path.read_bytes() == before
 
 
 def test_no_journal_is_one_line(tmp_path: Path) -> None:
@@ -334,9 +345,36 @@ def test_a_closed_writer_and_a_folder_in_the_way_are_one_line(
     writer.close()
     with pytest.raises(JournalError):
         writer.append([note(3)])
+    with pytest.raises(JournalError, match="was closed"):
+        writer.append([note(4)])
     (tmp_path / "folder").mkdir()
     with pytest.raises(JournalError, match="cannot be written: Is a directory"):
         JournalWriter(tmp_path / "folder")
+    with pytest.raises(JournalError, match="cannot be read: Is a directory"):
+        read_journal(tmp_path / "folder")
+    with pytest.raises(JournalError, match="cannot be written: File exists"):
+        JournalWriter(journal / "journal.jsonl")
+
+
+def test_the_lock_is_on_a_file_that_stays(journal: Path, note: Note) -> None:
+    """On the journal itself it would go with the first segment that is sealed."""
+    lock = journal.with_name("journal.lock")
+    before = lock.stat().st_ino
+    with JournalWriter(journal, segment_bytes=1) as writer:
+        writer.append([note(3)])
+        writer.append([note(4)])
+        with pytest.raises(JournalLockedError):
+            JournalWriter(journal)
+    assert lock.stat().st_ino == before
+    JournalWriter(journal).close()
+
+
+def test_a_reader_is_told_when_what_it_read_was_taken_away(journal: Path) -> None:
+    reader = JournalReader(journal)
+    list(reader.read())
+    journal.write_bytes(journal.read_bytes()[:100])
+    with pytest.raises(JournalError, match="is shorter than what was read of it"):
+        list(reader.read())
 
 
 def test_all_drafts_of_an_append_share_one_fsync(

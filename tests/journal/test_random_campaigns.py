@@ -12,11 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from autohyp.agents.ledger import Ledger
 from autohyp.errors import JournalError
-from autohyp.journal import CampaignState, Draft, read_journal, replay
+from autohyp.journal import CampaignState, Draft, ExperimentEntry, read_journal, replay
 from autohyp.journal import events as ev
-from autohyp.journal.state import ExperimentEntry
 from autohyp.paths import CampaignPaths
-from autohyp.records import Decision, Finding, Hardware, RunStatus, Verdict
+from autohyp.records import Decision, Finding, Hardware, Hypothesis, RunStatus, Verdict
 from autohyp.testing.fakes import InMemoryLedger, make_experiment, make_hypothesis, make_result, make_run
 
 SCORES = st.floats(0.5, 3.0) | st.none()
@@ -32,6 +31,8 @@ class RandomCampaign(RuleBasedStateMachine):
         self.ledger = Ledger(self.paths)
         self.fake = InMemoryLedger()
         self.number = 0
+        self.proposed: dict[str, Hypothesis] = {}
+        self.begun: set[str] = set()
         event = ev.CampaignCreated(
             tag="test",
             objective="",
@@ -65,22 +66,22 @@ class RandomCampaign(RuleBasedStateMachine):
     @rule(number=st.integers(1, 30))
     def propose(self, number: int) -> None:
         overrides = {"ADAM_BETAS": (0.8, 0.9), "NAME": "x", "FLAG": True, "N": number}
-        is_new = f"hyp-{number}" not in self.state.hypotheses
-        proposed = ev.HypothesisProposed(hypothesis=make_hypothesis(f"hyp-{number}", overrides))
-        assert self.send(proposed) == is_new
+        is_new = f"hyp-{number}" not in self.state.hypothesis_ids
+        hypothesis = self.proposed.setdefault(f"hyp-{number}", make_hypothesis(f"hyp-{number}", overrides))
+        assert self.send(ev.HypothesisProposed(hypothesis=hypothesis)) == is_new
 
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from([*self.state.hypotheses, "hyp-unknown"]))
+        chosen = data.draw(st.sampled_from([*self.proposed, "hyp-unknown"]))
         possible = chosen in self.state.queue
         assert self.send(ev.HypothesisRefused(hypothesis_id=chosen, reason="no")) == possible
 
-    @precondition(lambda self: self.state.hypotheses)
+    @precondition(lambda self: self.proposed)
     @rule(data=st.data(), num_seeds=st.integers(1, 3), skip=st.sampled_from([0, 0, 0, 1]))
     def create(self, data: st.DataObject, num_seeds: int, skip: int) -> None:
-        chosen = data.draw(st.sampled_from([*(self.state.queue or self.state.hypotheses)]))
+        chosen = data.draw(st.sampled_from([*(self.state.queue or self.proposed)]))
         ordinal = len(self.state.experiments) + 1 + skip
-        experiment = make_experiment(ordinal, self.state.hypotheses[chosen], tuple(range(42, 42 + num_seeds)))
+        experiment = make_experiment(ordinal, self.proposed[chosen], tuple(range(42, 42 + num_seeds)))
         possible = chosen in self.state.queue and not skip
         assert self.send(ev.ExperimentCreated(experiment=experiment)) == possible
 
@@ -94,11 +95,12 @@ class RandomCampaign(RuleBasedStateMachine):
         run = make_run(entry.experiment_id, seed, entry.attempts.get(seed, 0) + 1)
         possible = seed in entry.pending_seeds
         assert self.send(ev.RunStarted(run=run)) == possible
+        self.begun.add(run.run_id)
 
-    @precondition(lambda self: self.state.runs)
+    @precondition(lambda self: self.begun)
     @rule(data=st.data(), at_fault=st.booleans())
     def lose(self, data: st.DataObject, at_fault: bool) -> None:
-        run_id = data.draw(st.sampled_from([*(self.state.in_flight or self.state.runs)]))
+        run_id = data.draw(st.sampled_from([*(self.state.in_flight or sorted(self.begun))]))
         possible = run_id in self.state.in_flight
         assert self.send(ev.RunLost(run_id=run_id, reason="gone", at_fault=at_fault)) == possible
 
@@ -149,6 +151,18 @@ class RandomCampaign(RuleBasedStateMachine):
         )
         assert self.send(ev.SessionEnded(session_id="s1", reason="r"))
 
+    @rule(session=st.integers(1, 3), now=st.booleans())
+    def stop(self, session: int, now: bool) -> None:
+        sessions = self.state.sessions
+        possible = bool(sessions) and sessions[-1].started.session_id == f"s{session}"
+        assert self.send(ev.StopRequested(session_id=f"s{session}", now=now, author="a")) == possible
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        assert self.send(ev.PauseChanged(paused=paused, author="a"))
+        assert self.send(ev.WorkerDrained(worker_id="worker-0", reason="r"))
+        assert self.state.paused == paused
+
     @rule()
     def restart(self) -> None:
         before = self.ledger.state
@@ -164,7 +178,7 @@ class RandomCampaign(RuleBasedStateMachine):
     @invariant()
     def books_are_consistent(self) -> None:
         state = self.state
-        assert set(state.queue) | set(state.refused) <= set(state.hypotheses)
+        assert set(state.queue) | set(state.refused) <= state.hypothesis_ids
         assert not set(state.queue) & set(state.refused)
         active = {run_id for entry in state.experiments.values() for run_id in entry.active}
         assert active == set(state.in_flight)

@@ -127,8 +127,8 @@ def test_a_hypothesis_leaves_the_queue_as_an_experiment_or_as_a_refusal(ledger: 
     assert list(ledger.state().queue) == ["hyp-2"]
     state = apply(ledger, ev.HypothesisRefused(hypothesis_id="hyp-2", reason="a no-op"))
     assert state.queue == {}
-    assert state.refused == {"hyp-2": "a no-op"}
-    assert set(state.hypotheses) == {"hyp-baseline", "hyp-1", "hyp-2"}
+    assert {name: refusal.reason for name, refusal in state.refused.items()} == {"hyp-2": "a no-op"}
+    assert state.hypothesis_ids == {"hyp-baseline", "hyp-1", "hyp-2"}
 
 
 def test_a_run_is_pending_then_in_flight_then_a_result(ledger: InMemoryLedger) -> None:

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from autohyp.config import CampaignConfig
-from autohyp.policies.decide import pooled_noise
 from autohyp.policies.findings import finding_about, gain_over_parent
 from autohyp.records import NoiseFloor, RunStatus
 from autohyp.testing.fakes import ScriptedObjective, SimulatedCampaign, make_hypothesis
@@ -47,9 +46,7 @@ def test_a_gain_is_over_the_experiments_own_parent(campaign: SimulatedCampaign) 
 
 def test_a_finding_counts_and_names_the_best(campaign: SimulatedCampaign) -> None:
     state = campaign.ledger.state()
-    finding = finding_about(
-        state, "learning rate", pooled_noise(e.scores for e in state.experiments.values())
-    )
+    finding = finding_about(state, "learning rate")
     assert finding is not None
     assert finding.finding_id == "kind-learning-rate"
     assert re.fullmatch(r"learning rate: Try hyp-1 gained 0\.\d{4} bpb", finding.title)
@@ -61,8 +58,8 @@ def test_a_finding_counts_and_names_the_best(campaign: SimulatedCampaign) -> Non
 
 def test_of_what_only_crashed_or_was_never_tried_nothing_is_said(campaign: SimulatedCampaign) -> None:
     state = campaign.ledger.state()
-    assert finding_about(state, "shape", NOISE) is None
-    assert finding_about(state, "unheard of", NOISE) is None
+    assert finding_about(state, "shape") is None
+    assert finding_about(state, "unheard of") is None
 
 
 def test_the_campaign_recorded_its_findings(campaign: SimulatedCampaign) -> None:

@@ -10,8 +10,15 @@ from autohyp.config import DecisionConfig, LimitsConfig
 from autohyp.journal import CampaignState, Draft, Entry
 from autohyp.journal import events as ev
 from autohyp.policies.failure import LossAction, on_lost_run
-from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, queue_target
-from autohyp.policies.stopping import Allowance, allowance, campaign_hours
+from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, num_wanted
+from autohyp.policies.stopping import (
+    Allowance,
+    allowance,
+    campaign_hours,
+    expected_run_s,
+    has_nothing_to_do,
+    session_s,
+)
 from autohyp.records import Decision, Hardware, Verdict
 from autohyp.testing.fakes import (
     InMemoryLedger,
@@ -71,10 +78,9 @@ def decided(ordinal: int, verdict: Verdict, next_seeds: tuple[int, ...] = ()) ->
 
 def test_the_baseline_comes_first_seed_by_seed(send: Send) -> None:
     state = send(*experiment(2))
-    assert next_run(state) == NextRun("exp-0001", 42, 1)
-    assert next_run(state, frozenset({("exp-0001", 42)})) == NextRun("exp-0001", 43, 1)
+    assert next_run(state, "worker-1", 2) == NextRun("exp-0001", 42, 1)
     state = send(*ran(1, 42), ev.RunStarted(run=make_run("exp-0001", 43)))
-    assert next_run(state) == NextRun("exp-0001", 44, 1)
+    assert next_run(state, "worker-1", 2) == NextRun("exp-0001", 44, 1)
 
 
 def test_then_the_champion_then_replicates_then_what_was_not_begun(send: Send) -> None:
@@ -86,7 +92,7 @@ def test_then_the_champion_then_replicates_then_what_was_not_begun(send: Send) -
         ev.RunsRequested(experiment_id="exp-0004", seeds=(43,), reason="lucky?"),
     )  # fmt: skip
     order = []
-    while (chosen := next_run(state)) is not None:
+    while (chosen := next_run(state, "worker-1", 2)) is not None:
         order.append((chosen.experiment_id, chosen.seed))
         state = send(ev.RunStarted(run=make_run(*order[-1])))
     assert order == [("exp-0004", 43), ("exp-0003", 43), ("exp-0002", 42)]
@@ -96,18 +102,18 @@ def test_of_equals_the_older_one_goes_first(send: Send) -> None:
     state = send(
         *ran(1, 42), *ran(1, 43), *ran(1, 44), decided(1, Verdict.KEEP), *experiment(2), *experiment(3)
     )
-    assert next_run(state) == NextRun("exp-0002", 42, 1)
+    assert next_run(state, "worker-1", 2) == NextRun("exp-0002", 42, 1)
 
 
 def test_a_lost_run_is_next_again_as_another_attempt(send: Send) -> None:
     run = make_run("exp-0001", 42)
     state = send(ev.RunStarted(run=run), ev.RunLost(run_id=run.run_id, reason="gone"))
-    assert next_run(state) == NextRun("exp-0001", 42, 2)
+    assert next_run(state, "worker-1", 2) == NextRun("exp-0001", 42, 2)
 
 
 def test_nothing_waits_when_all_runs_are_out(send: Send) -> None:
     state = send(*(ev.RunStarted(run=make_run("exp-0001", seed)) for seed in (42, 43, 44)))
-    assert next_run(state) is None
+    assert next_run(state, "worker-1", 2) is None
 
 
 @pytest.mark.parametrize(("champion_runs", "expected"), [(1, ()), (2, (43,)), (4, (43, 44, 45))])
@@ -126,8 +132,20 @@ def test_a_champion_with_few_runs_gets_more(
         assert champion_runs_wanted(state, policy, 42) == (), "asked for once"
 
 
+def test_a_run_lost_with_its_worker_goes_to_another_unless_there_is_none(send: Send) -> None:
+    run = make_run("exp-0001", 42)
+    lost = ev.RunLost(run_id=run.run_id, reason="gone", at_fault=True)
+    state = send(ev.RunStarted(run=run), lost)
+    again = NextRun("exp-0001", 42, 2)
+    assert next_run(state, run.worker_id, 2) is None
+    assert next_run(state, "worker-1", 2) == again
+    assert next_run(state, run.worker_id, 1) == again
+
+
 def test_one_hypothesis_a_worker_is_kept_ahead() -> None:
-    assert [queue_target(n) for n in (1, 8)] == [2, 9]
+    assert [num_wanted(n, 0) for n in (1, 8)] == [2, 9]
+    assert [num_wanted(1, queued) for queued in (1, 2)] == [1, 0]
+    assert [num_wanted(8, queued) for queued in (4, 5, 9)] == [5, 0, 0]
 
 
 # Failure -------------------------------------------------------------------------------------
@@ -202,20 +220,74 @@ def test_session_minutes_let_no_run_start_that_would_not_end_in_time(send: Send)
     assert allowed.reason == "the 2 minutes of this session are up"
 
 
-def test_hours_are_those_of_all_sessions_without_the_time_between() -> None:
+def sessions(*moments: tuple[str, ev.Event]) -> CampaignState:
+    """A campaign whose events after its creation are recorded at these times of one day."""
     state = CampaignState()
-    moments = [
-        ("08:00:00", ev.CampaignCreated(
-            tag="t", objective="", config={}, target_sha256={}, data_sha256="", created_at="2026")),
-        ("09:00:00", session("a")),
-        ("09:30:00", ev.NoteWritten(author="a", text="")),
-        ("20:00:00", session("b")),
-        ("20:45:00", ev.NoteWritten(author="a", text="")),
-    ]  # fmt: skip
-    for seq, (clock, event) in enumerate(moments, start=1):
+    created = ev.CampaignCreated(
+        tag="t", objective="", config={}, target_sha256={}, data_sha256="", created_at="2026"
+    )
+    for seq, (clock, event) in enumerate([("08:00:00", created), *moments], start=1):
         state.apply(Entry(seq, f"2026-01-01T{clock}.000Z", str(seq), event, ""))
-    assert campaign_hours(state) == pytest.approx(1.25)
-    assert ask(state, max_hours=1.26, expected_run_s=36.0).may_run
-    assert ask(state, max_hours=1.25, expected_run_s=36.0) == Allowance(
+    return state
+
+
+def note() -> ev.NoteWritten:
+    return ev.NoteWritten(author="a", text="")
+
+
+def test_hours_are_those_of_all_sessions_without_the_time_between() -> None:
+    state = sessions(
+        ("09:00:00", session("a")), ("09:30:00", note()), ("20:00:00", session("b")), ("20:45:00", note())
+    )
+    assert campaign_hours(state, elapsed_s=2700.0) == pytest.approx(1.25)
+    assert ask(state, elapsed_s=2700.0, max_hours=1.26, expected_run_s=36.0).may_run
+    assert ask(state, elapsed_s=2700.0, max_hours=1.25, expected_run_s=36.0) == Allowance(
         False, False, "the limit of 1.25 hours is reached", True
     )
+
+
+def test_hours_grow_while_nothing_is_recorded() -> None:
+    state = sessions(("09:00:00", session("a")))
+    assert ask(state, elapsed_s=3500.0, max_hours=1).may_run
+    assert not ask(state, elapsed_s=3600.0, max_hours=1).may_run, "a paused campaign uses its hours too"
+
+
+@pytest.mark.parametrize("later", ["03:10:00", "23:10:00"])
+def test_a_clock_that_is_set_within_a_session_neither_gives_nor_takes_hours(later: str) -> None:
+    state = sessions(("09:00:00", session("a")), (later, note()))
+    limit = {"max_hours": 2.0, "expected_run_s": 0.0}
+    assert ask(state, elapsed_s=7200.0, **limit).may_run
+    assert not ask(state, elapsed_s=7201.0, **limit).may_run
+
+
+def test_a_clock_that_was_set_back_between_sessions_makes_none_of_them_negative() -> None:
+    state = sessions(("09:00:00", session("a")), ("09:30:00", note()), ("07:00:00", session("b")))
+    assert [session_s(each) for each in state.sessions] == [1800.0, 0.0]
+    assert campaign_hours(state, elapsed_s=0.0) == 0.5
+
+
+def test_money_is_worker_hours_times_their_price_and_counts_what_runs_now(send: Send) -> None:
+    state = send(*ran(1, 42, total_s=1800.0), ev.RunStarted(run=make_run("exp-0001", 43)))
+    price = {"usd_per_gpu_hour": 4.0, "expected_run_s": 900.0}
+    assert ask(state, max_usd=4.0, **price).may_run, "1800 + 900 + 900 s cost exactly 4"
+    assert ask(state, max_usd=3.99, **price) == Allowance(
+        False, False, "the limit of 3.99 US dollars is reached", True
+    )
+
+
+def test_there_is_nothing_to_do_only_when_no_run_and_no_decision_is_left(send: Send) -> None:
+    full, ended = Allowance(True, False, "", True), Allowance(False, False, "", True)
+    assert not has_nothing_to_do(send(), Allowance())
+    assert not has_nothing_to_do(send(), full), "the baseline's runs are still to come"
+    assert has_nothing_to_do(send(), ended)
+    state = send(*ran(1, 42), *ran(1, 43), *ran(1, 44))
+    assert not has_nothing_to_do(state, ended), "all runs are in: it must be decided"
+    state = send(decided(1, Verdict.KEEP))
+    assert has_nothing_to_do(state, full)
+    assert has_nothing_to_do(state, ended)
+
+
+def test_a_run_is_expected_to_take_the_mean_but_never_less_than_its_budget(send: Send) -> None:
+    assert expected_run_s(send(), 30.0) == 40.0, "nothing is measured yet"
+    assert expected_run_s(send(*ran(1, 42, total_s=50.0), *ran(1, 43, total_s=34.0)), 30.0) == 42.0
+    assert expected_run_s(send(), 60.0) == 60.0, "runs that crashed early promise nothing"

@@ -9,10 +9,10 @@ import pytest
 from autohyp.config import CPU_CONSTANTS
 from autohyp.errors import ConfigError
 from autohyp.records import Brief, Hypothesis, PastExperiment
-from autohyp.researchers import RESEARCHERS, Researcher, make_researcher
+from autohyp.researchers import RESEARCHERS, RandomResearcher, Researcher, make_researcher
 from autohyp.source import set_constants
 from autohyp.testing.researcher_contract import CHECKS, ContractCheck, ContractError, Target
-from autohyp.testing.search_game import TOY_SOURCE, RandomResearcher
+from autohyp.testing.search_game import TOY_SOURCE
 
 TRAIN = Path(__file__).parents[2].joinpath("train_template", "train.py").read_text(encoding="utf-8")
 ON_TRAIN = {"edits_apply_and_differ", "respects_n", "speaks_for_itself"}
@@ -40,7 +40,9 @@ class Parrot(RandomResearcher):
         self.heard = experiment
 
     def propose(self, brief: Brief, n: int) -> list[Hypothesis]:
-        emptied = brief.model_copy(update={"history": (), "queued": (), "tag": f"{hasattr(self, 'heard')}"})
+        emptied = brief.model_copy(
+            update={"history": (), "queued": (), "refused": (), "tag": f"{hasattr(self, 'heard')}"}
+        )
         return super().propose(emptied, 1) * 2
 
 

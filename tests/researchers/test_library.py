@@ -12,6 +12,7 @@ import pytest
 from autohyp.config import CPU_CONSTANTS
 from autohyp.errors import EditError
 from autohyp.records import Brief, ConstantsEdit, DiffEdit, Hypothesis, PastExperiment, Verdict
+from autohyp.researchers import RandomResearcher
 from autohyp.researchers.library import CATALOGUE, LibraryResearcher
 from autohyp.researchers.library.effects import EffectModel, Measured, Point, Published, expected_improvement
 from autohyp.researchers.library.moves import Candidate, Situation, ablations, catalogue_moves
@@ -21,7 +22,7 @@ from autohyp.researchers.library.structural import REWRITES
 from autohyp.shapes import shape_problems
 from autohyp.source import apply_edit, fingerprint, line_count, read_constants, set_constants
 from autohyp.testing.researcher_contract import PaperCampaign, Target, past_experiment
-from autohyp.testing.search_game import TOY_SOURCE, Bowl, RandomResearcher, SearchGame
+from autohyp.testing.search_game import TOY_SOURCE, Bowl, SearchGame
 
 TRAIN = Path(__file__).parents[2].joinpath("train_template", "train.py").read_text(encoding="utf-8")
 CPU_TRAIN = set_constants(TRAIN, CPU_CONSTANTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +28,9 @@ def retitle() -> Callable[..., None]:
     """`retitle(state, experiment_id, title=..., rationale=...)` changes a hypothesis's text in place."""
 
     def change(state: CampaignState, experiment_id: str, **fields: Any) -> None:
-        entry = state.experiments[experiment_id]
+        entry = state.experiments.open(experiment_id)
         hypothesis = entry.experiment.hypothesis.model_copy(update=fields)
-        experiment = entry.experiment.model_copy(update={"hypothesis": hypothesis})
-        state.experiments[experiment_id] = dataclasses.replace(entry, experiment=experiment)
+        entry.experiment = entry.experiment.model_copy(update={"hypothesis": hypothesis})
+        state.experiments.settle(experiment_id)
 
     return change

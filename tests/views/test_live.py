@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -102,9 +103,10 @@ def test_the_screen_before_anything_was_measured(state: CampaignState) -> None:
     assert "preparing" in screen_text(opening, [], facts.last_ts(state))
     baseline = campaign_state(CampaignShape(num_experiments=1)).baseline
     assert baseline is not None
-    entry = campaign_state(CampaignShape(num_experiments=1)).experiments[baseline.experiment_id]
+    entry = copy.deepcopy(baseline)
     del entry.results[1:], entry.decisions[1:]
-    opening.experiments[entry.experiment_id] = entry
+    opening.experiments.add(entry)
+    opening.baseline_id = entry.experiment_id
     opening.open[entry.experiment_id] = None
     assert "measuring the baseline and its noise: 1 of 3 runs" in screen_text(
         opening, [], facts.last_ts(state)
@@ -181,7 +183,7 @@ def test_following_says_the_same_as_reading_at_the_end() -> None:
     for entry in campaign_entries(shape):
         state.apply(entry)
         followed += feed.lines(state)
-    assert sum("starts on" in line for line in followed) == len(state.runs)
+    assert sum("starts on" in line for line in followed) == state.num_begun
     assert "session over" in followed[-1]
     assert "ended: 12 experiments are decided" in followed[-2]
     # A start is told only while the run is on its worker, a tool only as it now is; facts without a time

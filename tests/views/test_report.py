@@ -18,6 +18,7 @@ from autohyp.views import facts
 from autohyp.views.brief import open_questions, research_brief, search_model
 from autohyp.views.picture import PictureData, draw_progress, picture_data, picture_is_current
 from autohyp.views.report import print_report, report_document
+from autohyp.views.tables import Point
 
 
 def printed(state: CampaignState, width: int = 80) -> str:
@@ -95,8 +96,15 @@ def test_elapsed_time_leaves_out_the_time_between_sessions(state: CampaignState)
     assert facts.elapsed_s(state, "2026-03-10T00:00:00Z") == pytest.approx(alone + 600)
 
 
+def points_of(state: CampaignState) -> list[Point]:
+    """What the tables would know of each decided experiment."""
+    none = float("nan")
+    means = ((entry, entry.mean_bpb) for entry in state.decided())
+    return [Point(0, 0.0, none if mean is None else mean, none, entry.verdict) for entry, mean in means]
+
+
 def test_the_picture_shows_every_decided_experiment(state: CampaignState) -> None:
-    data = picture_data(state)
+    data = picture_data(state, points_of(state))
     assert len(data.kept) + len(data.discarded) + len(data.failed) == data.num_decided == 30
     assert [x for x, _, _ in data.kept] == [x for x, _ in facts.running_best(state)]
     failed = [e for e in state.decided() if e.verdict in (Verdict.CRASH, Verdict.INVALID)]
@@ -140,9 +148,13 @@ def test_the_brief_shows_the_best_configuration(state: CampaignState) -> None:
 
 
 def test_the_search_model_counts_by_kind(state: CampaignState) -> None:
-    text = search_model(state)
-    tried = [
-        int(line.split("|")[2]) for line in text.splitlines() if line.startswith("| ") and "kind" not in line
-    ]
-    assert sum(tried) == 29
+    lines = [line.split("|")[1:-1] for line in search_model(state).splitlines() if line.startswith("| ")]
+    head = ["kind", "measured", "kept", "failed", "best gain", "mean gain"]
+    assert [name.strip() for name in lines[0]] == head
+    changes = [entry for entry in state.decided() if not entry.experiment.is_baseline]
+    assert sum(int(line[1]) for line in lines[1:]) == sum(bool(entry.scores) for entry in changes)
+    assert sum(int(line[2]) for line in lines[1:]) == len(state.lineage) - 1
+    best = [float(line[4]) for line in lines[1:] if "-" not in line[4].split()]
+    assert best == sorted(best, reverse=True)
+    assert f"{max(tally.best_gain_bpb for tally in state.kinds.values()):+.6f}" == lines[1][4].strip()
     assert "Nothing was tried yet." in search_model(CampaignState())

@@ -6,19 +6,23 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autohyp.errors import CampaignError
 from autohyp.journal import CampaignState, read_journal, replay
 from autohyp.journal import events as ev
+from autohyp.journal import experiments as experiments_module
 from autohyp.paths import CampaignPaths
 from autohyp.records import Verdict
 from autohyp.testing.campaigns import CampaignShape, campaign_entries, campaign_state, write_campaign
-from autohyp.views.sync import TableWriter, sync_all, sync_experiment, sync_picture, sync_tables
+from autohyp.views import sync as sync_module
+from autohyp.views.sync import FolderSync, sync_all
+from autohyp.views.tables import Tables
 
 # Field names as the older tools know them (shared formats, in their order).
 PLAN = ["experiment_id", "created_at", "based_on_commit", "worker_id", "hypothesis"]
@@ -111,7 +115,9 @@ def names(document: dict[str, Any]) -> list[str]:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """What others read: all but the notes that a sync keeps for the next one."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if ".sync" not in path.parts}
 
 
 def decided(state: CampaignState, *verdicts: Verdict) -> list[str]:
@@ -244,7 +250,7 @@ def test_scores_are_means_over_runs(synced: CampaignPaths, state: CampaignState)
 def test_an_experiment_is_written_as_far_as_it_is_known(tmp_path: Path, state: CampaignState) -> None:
     paths = CampaignPaths(tmp_path / "c")
     running = next(iter(state.in_flight.values())).experiment_id
-    sync_experiment(paths, state, running)
+    sync_all(paths, state)
     assert not (paths.runs / running / "result.json").exists()
     events = (paths.runs / running / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["event_type"] for line in events] == ["run_started"]
@@ -252,13 +258,13 @@ def test_an_experiment_is_written_as_far_as_it_is_known(tmp_path: Path, state: C
     assert "## Prediction" in note
     assert "## Outcome" not in note
 
-    entry = state.experiments[state.decision_order[1]]
+    entry = state.experiments.open(state.decision_order.pop(1))
     first = entry.decisions[0].model_copy(update={"verdict": Verdict.REPLICATE})
     entry.decisions[:] = [first]
-    sync_experiment(paths, state, entry.experiment_id)
+    sync_all(paths, state)
     assert load(paths.runs / entry.experiment_id / "result.json")["decision_status"] == "replicate"
     entry.decisions.clear()
-    sync_experiment(paths, state, entry.experiment_id)
+    sync_all(paths, state)
     assert load(paths.runs / entry.experiment_id / "result.json")["decision_status"] == ""
 
 
@@ -279,8 +285,7 @@ def test_a_note_about_an_experiment_is_on_its_page(tmp_path: Path, state: Campai
         ("2026-03-08T10:00:00Z", ev.NoteWritten(author="ann", text="try it larger", experiment_id=name))
     )
     paths = CampaignPaths(tmp_path / "c")
-    sync_experiment(paths, state, name)
-    sync_tables(paths, state)
+    sync_all(paths, state)
     assert "**ann**: try it larger" in (paths.plans / f"{name}.md").read_text()
     assert "try it larger" in rows_of(paths)[3]["decision_markdown"]
 
@@ -290,12 +295,11 @@ def test_hostile_text_breaks_no_table_and_no_fence(
 ) -> None:
     name = state.decision_order[1]
     retitle(state, name, title="a\tb\nc\u2028d \x1b[31mred\x1b[0m", rationale="x\x1b]0;title\x07y")
-    entry = state.experiments[name]
+    entry = state.experiments.open(name)
     patched = entry.experiment.model_copy(update={"diff": "+x = 1\n+````\n"})
     entry.experiment = patched
     paths = CampaignPaths(tmp_path / "c")
-    sync_experiment(paths, state, name)
-    sync_tables(paths, state)
+    sync_all(paths, state)
     assert len(paths.experiments.read_text(encoding="utf-8").splitlines()) == len(state.decision_order)
     lines = paths.results.read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(state.decision_order) + 1
@@ -333,7 +337,7 @@ def test_what_is_missing_or_changed_is_written_again(folder: CampaignPaths, stat
     shutil.rmtree(folder.plans)
     (folder.root / "search_model.md").write_text("mine")
     report = sync_all(folder, state)
-    assert report.num_written == 3 + 2 * len(state.experiments)
+    assert report.num_written == 4 + 2 * len(state.experiments), "both tables, two shared files, the plans"
     assert files_of(folder.root) == whole
 
 
@@ -350,51 +354,187 @@ def test_what_is_not_a_view_is_left_alone(folder: CampaignPaths, state: Campaign
     assert [path.read_text() for path in others] == ["kept"] * 3
 
 
-def test_one_experiment_touches_only_its_files(tmp_path: Path, state: CampaignState) -> None:
-    paths = CampaignPaths(tmp_path / "c")
-    name = state.decision_order[4]
-    report = sync_experiment(paths, state, name)
-    assert report.num_written == 7
-    assert all(name in path for path in files_of(paths.root))
-    with pytest.raises(CampaignError, match="no experiment exp-9999"):
-        sync_experiment(paths, state, "exp-9999")
+# What is not done again ----------------------------------------------------------------------
 
 
-def test_tables_alone(folder: CampaignPaths, state: CampaignState, tmp_path: Path) -> None:
-    paths = CampaignPaths(tmp_path / "tables")
-    sync_tables(paths, state)
-    expected = {name: data for name, data in files_of(folder.root).items() if name in files_of(paths.root)}
-    assert files_of(paths.root) == expected
-    assert set(expected) == {"experiments.jsonl", "results.tsv"}
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this must not be needed")
 
 
-def test_tables_written_again_are_as_if_written_once(tmp_path: Path, shape: CampaignShape) -> None:
-    """Every step of a campaign through one writer, against a fresh one at the end."""
+def test_steps_are_as_if_written_once(tmp_path: Path, shape: CampaignShape) -> None:
+    """Change by change, among them late runs of champions and notes on old experiments."""
     paths, fresh = CampaignPaths(tmp_path / "steps"), CampaignPaths(tmp_path / "fresh")
-    writer, state = TableWriter(paths), CampaignState()
-    for entry in campaign_entries(shape):
-        state.apply(entry)
-        if isinstance(entry.event, ev.DecisionMade | ev.RunFinished):
-            about = next(iter(state.experiments))
-            state.notes.append((entry.ts, ev.NoteWritten(author="ann", text="more", experiment_id=about)))
-            writer.sync(state)
-    sync_tables(fresh, state)
+    folder, state, touched = FolderSync(paths), CampaignState(), set[str]()
+    for number, entry in enumerate(campaign_entries(shape)):
+        name = state.apply(entry)
+        touched |= {name} - {None}
+        if number % 40 == 20:
+            about = state.decision_order[len(state.decision_order) // 2]
+            note = ev.NoteWritten(author="ann", text="more", experiment_id=about)
+            state.notes.append((entry.ts, note))
+            touched.add(about)
+        if isinstance(entry.event, ev.DecisionMade | ev.RunFinished | ev.RunStarted):
+            folder.experiments(state, touched)
+            touched.clear()
+    folder.experiments(state, touched)
+    folder.shared(state)
+    sync_all(fresh, state)
+    assert files_of(paths.root) == files_of(fresh.root)
+    assert FolderSync(paths).experiments(state) == sync_module.SyncReport(0, 0, 0)
+
+
+def test_what_did_not_change_is_not_even_decoded(
+    folder: CampaignPaths, state: CampaignState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_module, "_carry_out", refuse)
+    monkeypatch.setattr(experiments_module, "unpack_entry", refuse)
+    state.experiments._cache.clear()
+    assert FolderSync(folder).experiments(state).num_experiments == 0
+
+
+def test_one_change_costs_no_walk(
+    folder: CampaignPaths, state: CampaignState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = FolderSync(folder)
+    followed.experiments(state)
+    monkeypatch.setattr(experiments_module.Experiments, "__iter__", refuse)
+    monkeypatch.setattr(Tables, "load", refuse)
+    assert followed.experiments(state, [state.decision_order[-1]]).num_unchanged == 7
+    assert followed.experiments(state, []).num_experiments == 0
+
+
+def test_a_settled_experiment_that_changed_is_noticed_without_being_told(
+    folder: CampaignPaths, state: CampaignState, retitle: Callable[..., None], tmp_path: Path
+) -> None:
+    retitle(state, state.decision_order[7], title="another title")
+    sync_all(folder, state)
+    fresh = CampaignPaths(tmp_path / "fresh")
+    sync_all(fresh, state)
+    assert files_of(folder.root) == files_of(fresh.root)
+
+
+@pytest.mark.parametrize("lost", ["result.json", "diff.patch", ""])
+def test_what_was_deleted_of_an_experiment_comes_back(
+    folder: CampaignPaths, state: CampaignState, lost: str
+) -> None:
+    whole = files_of(folder.root)
+    run = folder.runs / state.decision_order[3]
+    (run / lost).unlink() if lost else shutil.rmtree(run)
+    (folder.plans / f"{state.decision_order[4]}.md").unlink()
+    sync_all(folder, state)
+    assert files_of(folder.root) == whole
+
+
+def test_a_change_in_place_is_mended_by_force(folder: CampaignPaths, state: CampaignState) -> None:
+    whole = files_of(folder.root)
+    (folder.runs / state.decision_order[3] / "result.json").write_text("{}")
+    sync_all(folder, state)
+    assert files_of(folder.root) != whole
+    sync_all(folder, state, force=True)
+    assert files_of(folder.root) == whole
+
+
+def test_after_a_machine_went_down_its_last_minute_is_compared(
+    folder: CampaignPaths, state: CampaignState
+) -> None:
+    whole = files_of(folder.root)
+    (folder.runs / state.decision_order[3] / "result.json").write_text("")
+    (folder.root / ".sync" / "boot").write_text("another start of this machine")
+    sync_all(folder, state)
+    assert files_of(folder.root) == whole
+
+
+@pytest.mark.parametrize("name", ["experiments.jsonl", "results.tsv", ".sync/rows", ".sync/experiments"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "half a line less", "half a line more", "another byte"])
+def test_whatever_happened_to_a_table_or_its_index_is_mended(
+    folder: CampaignPaths, state: CampaignState, name: str, damage: str
+) -> None:
+    """As a crash in the middle of a write, a full disk or a hand could leave it."""
+    whole, path = files_of(folder.root), folder.root / name
+    data = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "half a line less": data[:-20],
+        "half a line more": data + data[-30:-10],
+        "another byte": data[:300] + bytes([data[300] ^ 1]) + data[301:],
+    }
+    path.unlink() if damage == "gone" else path.write_bytes(damaged[damage])
+    sync_all(folder, state)
+    assert files_of(folder.root) == whole
+    assert FolderSync(folder).experiments(state).num_experiments == 0
+
+
+def test_a_write_that_fails_is_made_up_for(
+    folder: CampaignPaths, state: CampaignState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full in the middle of a table: what is there are whole lines of before, then the rest."""
+    followed, name = FolderSync(folder), state.decision_order[12]
+    followed.experiments(state)
+    note = ev.NoteWritten(author="ann", text="more", experiment_id=name)
+    state.notes.append(("2026-03-08T10:00:00Z", note))
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "_append", no_space)
+        with pytest.raises(OSError, match="No space"):
+            followed.experiments(state, [name])
+    assert [row["id"] for row in rows_of(folder)] == state.decision_order[:12]
+    followed.experiments(state, [])
+    sync_all(CampaignPaths(tmp_path / "fresh"), state)
+    assert files_of(folder.root) == files_of(tmp_path / "fresh")
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_could_not_be_replaced_stays(
+    folder: CampaignPaths, state: CampaignState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.root / "search_model.md").write_text("old")
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(OSError, match="No space"):
+        sync_all(folder, state)
+    assert (folder.root / "search_model.md").read_text() == "old"
+    assert not [name for name in files_of(folder.root) if name.rpartition("/")[2].startswith(".")]
+
+
+def test_two_who_sync_do_not_harm_each_other(tmp_path: Path, shape: CampaignShape) -> None:
+    """Somebody brings the folder to an older state while another follows the campaign."""
+    paths, fresh = CampaignPaths(tmp_path / "shared"), CampaignPaths(tmp_path / "fresh")
+    entries = list(campaign_entries(shape))
+    older, state = replay(entries[:150]), replay(entries[:200])
+    followed = FolderSync(paths)
+    followed.experiments(state)
+    sync_all(paths, older)
+    touched = {state.apply(entry) for entry in entries[200:]} - {None}
+    followed.experiments(state, {name for name in touched if name})
+    followed.shared(state)
+    sync_all(fresh, state)
     assert files_of(paths.root) == files_of(fresh.root)
 
 
-def test_a_write_that_fails_leaves_the_old_file(
-    folder: CampaignPaths, state: CampaignState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder.results.write_text("old")
+_IN_PARALLEL = """
+import os, sys
+from pathlib import Path
+from autohyp.paths import CampaignPaths
+from autohyp.testing.campaigns import CampaignShape, campaign_state
+from autohyp.views import sync
+sync._MIN_PARALLEL, sync._CHUNK = 1, 3
+here, carry_out = os.getpid(), sync._carry_out
+def watched(*arguments):
+    assert os.getpid() != here, "not in another process"
+    return carry_out(*arguments)
+sync._carry_out = watched
+state = campaign_state(eval(sys.argv[2]))
+sync.FolderSync(CampaignPaths(Path(sys.argv[1])), processes=2).experiments(state)
+"""
 
-    def refuse(source: str, target: str) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space"):
-        sync_tables(folder, state)
-    assert folder.results.read_text() == "old"
-    assert not [name for name in files_of(folder.root) if name.rpartition("/")[2].startswith(".")]
+def test_processes_write_what_one_writes(tmp_path: Path, synced: CampaignPaths, shape: CampaignShape) -> None:
+    command = [sys.executable, "-c", _IN_PARALLEL, str(tmp_path / "two"), repr(shape)]
+    subprocess.run(command, check=True, timeout=120)
+    whole, parts = files_of(synced.root), files_of(tmp_path / "two")
+    assert {name: data for name, data in whole.items() if name in parts} == parts
+    assert len(parts) > 6 * shape.num_experiments
 
 
 def test_an_empty_campaign_has_empty_tables_and_no_picture(tmp_path: Path) -> None:
@@ -410,8 +550,11 @@ def test_an_empty_campaign_has_empty_tables_and_no_picture(tmp_path: Path) -> No
 
 def test_the_picture_is_drawn_once_for_what_it_shows(tmp_path: Path, state: CampaignState) -> None:
     paths = CampaignPaths(tmp_path / "c")
-    assert sync_picture(paths, state).num_written == 1
+    sync_all(paths, state)
     assert paths.progress_picture.read_bytes().startswith(b"\x89PNG\r\n")
-    assert sync_picture(paths, state).num_written == 0
+    drawn_at = paths.progress_picture.stat().st_mtime_ns
+    sync_all(paths, state)
+    assert paths.progress_picture.stat().st_mtime_ns == drawn_at
     state.decision_order.pop()
-    assert sync_picture(paths, state).num_written == 1
+    sync_all(paths, state)
+    assert paths.progress_picture.stat().st_mtime_ns != drawn_at
