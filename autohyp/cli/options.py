@@ -108,7 +108,6 @@ def _no_such(state: CampaignState, name: str, matches: list[str]) -> str:
 def _close_ids(state: CampaignState, name: str) -> list[str]:
     """Ids that look like `name`, or whose words after the number do."""
     slugs = {key.partition("-")[2].partition("-")[2]: key for key in state.experiments}
-    close = difflib.get_close_matches(name, [*state.experiments, *slugs], n=3, cutoff=0.6)
+    close: list[str] = difflib.get_close_matches(name, [*state.experiments, *slugs], n=3, cutoff=0.6)
     close += [key for slug, key in slugs.items() if name and name in slug][:3]
-    found = (slugs[match] if match in slugs else match for match in close)
-    return list(dict.fromkeys(found))[:3]
+    return list(dict.fromkeys(slugs.get(match, match) for match in close))[:3]

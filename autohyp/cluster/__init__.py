@@ -20,6 +20,8 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Training must not give way to the dashboard: by default workers are as nice as can be.
     "RAY_worker_niceness": "0",
+    # A head that is gone never comes back; Ray would wait a minute for it. A busy one needs some patience.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "30",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }

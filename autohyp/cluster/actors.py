@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autohyp.agents.base import RunOrder
 from autohyp.agents.books import Books
@@ -67,9 +68,18 @@ def as_actor(role: type[Any], name: str) -> Any:
         max_restarts=-1,
         max_task_retries=-1,
         num_cpus=0,
+        scheduling_strategy=_here(),
         # The ledger is asyncio and has a default of its own; the others use threads.
         **({} if role is LedgerActor else {"max_concurrency": 4}),
     )
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """The driver's node: the campaign's folder is there, and what ends that node ends the driver too.
+
+    Elsewhere a role would be missed for as long as Ray takes to notice that its node is gone.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _see_no_gpu() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
 import socket
 import time
 import uuid
@@ -127,7 +128,7 @@ class Session:
         except RayActorError as error:
             raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
         # Only now, with the journal's lock held, is it certain that nobody works in these.
-        self._clear_checkouts()
+        self._clear_live()
         context = ray.get_runtime_context()
         DriverFile(
             paths,
@@ -174,7 +175,7 @@ class Session:
         """
         if error is not None:
             self._end_reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "the driver failed"
-        steps = [self._record_end, self._write_files, self._close, _end_roles, self._clear_checkouts]
+        steps = [self._record_end, self._write_files, self._close, _end_roles, self._clear_live]
         for step in [self._give_up, *steps] if error is not None else steps:
             try:
                 _check_head()
@@ -195,7 +196,10 @@ class Session:
 
     def _record(self, what: str, event: Event, timeout_s: float | None = ANSWER_TIMEOUT_S) -> None:
         draft = Draft(f"session:{self._session_id}{what}", event)
-        ray.get(self._ledger_actor.append.remote([draft.wire()]), timeout=timeout_s)
+        recorded = self._ledger_actor.append.remote([draft.wire()])
+        while timeout_s is None and not ray.wait([recorded], timeout=1)[0]:
+            _check_head()
+        ray.get(recorded, timeout=timeout_s)
 
     def _write_files(self) -> None:
         ray.get(self._scribe.finish.remote(), timeout=STOP_TIMEOUT_S)
@@ -203,7 +207,9 @@ class Session:
     def _close(self) -> None:
         ray.get(self._ledger_actor.close.remote(), timeout=ANSWER_TIMEOUT_S)
 
-    def _clear_checkouts(self) -> None:
+    def _clear_live(self) -> None:
+        """Remove the checkouts and the signs of life of workers that are gone."""
+        shutil.rmtree(self._paths.live_workers, ignore_errors=True)
         workspace = Workspace(self._paths.repository)
         workspace.clear_checkouts(self._paths.worktrees)
         workspace.close()
@@ -225,13 +231,20 @@ class Session:
 
 
 def _check_head() -> None:
-    """Raise ClusterError when the head that this process started is dead: Ray itself would wait a minute."""
+    """Raise ClusterError when the cluster's head is dead: Ray itself would wait for it."""
     node = ray._private.worker._global_node
     dead: set[str] = (
         {kind for kind, _ in node.dead_processes()} if node is not None and node.is_head() else set()
     )
     if dead & {"gcs_server", "raylet"}:
         raise ClusterError(f"the Ray cluster on this machine is gone; {RESUME}")
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        raise ClusterError(f"the head of the Ray cluster ({host}) is gone; {RESUME}") from None
+    except OSError:
+        return  # busy or far away: Ray knows better
 
 
 def _end_roles() -> None:

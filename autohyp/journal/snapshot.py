@@ -7,7 +7,7 @@ journal's position it was taken at, and digests of the journal's bytes before th
 records.
 
 Guarantees: a snapshot is used only if no byte of the journal before its position and none of its own has
-changed, and if this code would have written it (`_SCHEMA`); else the journal is read from its beginning,
+changed, and if this code would have written it (`_schema`); else the journal is read from its beginning,
 which also names what is damaged. A crash while one is written leaves the one before in force.
 """
 
@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -44,6 +45,7 @@ _FROM_EXPERIMENTS = {"experiments", "fingerprints", "hypothesis_ids", "decision_
 _LENGTHS = struct.Struct("<II")
 
 
+@cache
 def _schema() -> str:
     """Changes whenever what is stored changes its form."""
     names = [field.name for field in fields(CampaignState)]
@@ -112,7 +114,7 @@ class SnapshotWriter:
         self._append(state)
         still_open = [name for name in state.experiments if state.experiments.packed(name) is None]
         head = {
-            "schema": _SCHEMA,
+            "schema": _schema(),
             "position": asdict(position),
             "journal_sha256": digest,
             "records": {"num_bytes": self._records.num_bytes, "sha256": self._records.hasher.hexdigest()},
@@ -161,7 +163,7 @@ def load_snapshot(journal: Path, *, verify: bool = True) -> Snapshot | None:
     try:
         text, _, digest = head_path.read_bytes().rstrip().rpartition(b"\n")
         head = json.loads(text)
-        if head["schema"] != _SCHEMA or hashlib.sha256(text).hexdigest() != digest.decode():
+        if head["schema"] != _schema() or hashlib.sha256(text).hexdigest() != digest.decode():
             return None
         position = Position(**head["position"])
         with ThreadPoolExecutor(1) as elsewhere, collector_paused():
@@ -228,5 +230,3 @@ def _split(records: bytes) -> Iterator[tuple[_Facts, bytes | ExperimentEntry]]:
         offset = middle + packed_bytes
         yield _Facts(*json.loads(records[start:middle])), records[middle:offset]
 
-
-_SCHEMA = _schema()

@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist, fmean
 
-from scipy.stats import t as student_t
+from scipy.special import stdtrit  # scipy.stats has it too, and takes a second longer to import
 
 from autohyp.config import DecisionConfig
 from autohyp.records import Decision, NoiseFloor, RunResult, RunStatus, Verdict
@@ -156,10 +155,9 @@ def _challenger(
     )
 
 
-@lru_cache
 def _quantile(probability: float, degrees_of_freedom: int) -> float:
-    """Of Student's t. Kept, because computing it takes longer than all the rest of a decision."""
-    return float(student_t.ppf(probability, degrees_of_freedom))
+    """Of Student's t."""
+    return float(stdtrit(degrees_of_freedom, probability))
 
 
 def _probability_better(gain: float, error: float, noise: NoiseFloor, policy: DecisionConfig) -> float:

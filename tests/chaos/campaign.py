@@ -110,9 +110,9 @@ class Campaign:
 def make_campaign(
     lane: str, tag: str, folder: Path, data: Path, base: dict[str, str], rng: random.Random, scale: float
 ) -> Campaign:
-    """Lay out a target and a configuration; `scale` (0 to 1) makes short campaigns of long ones."""
+    """Lay out a target and a configuration; `scale` (up to 1) makes short campaigns of long ones."""
     simulated = lane == SIMULATED
-    num_experiments = max(4, round(scale * (rng.randint(60, 140) if simulated else rng.randint(14, 26))))
+    num_experiments = round(scale * (rng.randint(200, 360) if simulated else rng.randint(14, 26)))
     config: dict[str, Any] = {
         "tag": tag,
         "profile": "cpu",
@@ -125,7 +125,7 @@ def make_campaign(
     if simulated:
         config["simulation"] = {
             "trainer": "autohyp.testing.objectives:bowl",
-            "time_scale": rng.uniform(0.01, 0.04),
+            "time_scale": rng.uniform(0.015, 0.05),
             "workers_per_process": WORKERS_PER_PROCESS,
         }
         config["workers"]["count"] = NUM_SIMULATED_WORKERS

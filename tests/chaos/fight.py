@@ -30,7 +30,7 @@ __all__ = ["Abandoned", "Fight"]
 
 POLL_S = 0.04
 LOOK_INTERVAL_S = 1.0
-STALL_S = 150.0
+STALL_S = 240.0
 """Without any progress for so long a campaign does not go on."""
 GONE_S = 30.0
 """How long processes may take to follow what they belonged to."""
@@ -42,7 +42,7 @@ NOTES_REST_S = 4.0
 BLAMES_THE_RUN = (Part.TRAINING, Part.EVALUATOR, Part.SANDBOX, Part.WORKER, Part.NODE)
 """Kills after which a run may be recorded as a crash: a baseline that crashes ends its campaign, as it
 should."""
-ROLES = (Part.LEDGER, Part.OBSERVER, Part.TOOL_BUILDER, Part.WORKER)
+ROLES = (Part.LEDGER, Part.OBSERVER, Part.SCRIBE, Part.TOOL_BUILDER, Part.WORKER)
 
 
 class Abandoned(Exception):

@@ -14,7 +14,7 @@ __all__ = ["Lane"]
 
 NODES_SHARE = {SIMULATED: 0.7, "real": 0.3}
 KILLS_OF_A_FULL_CAMPAIGN = 40
-"""With fewer kills left a campaign is made shorter."""
+"""With fewer kills left a campaign is made shorter, down to a half."""
 
 
 class Lane:
@@ -43,7 +43,7 @@ class Lane:
     def _campaign(self, tag: str) -> None:
         # What can be killed only on several nodes comes last when all else is used up.
         with_nodes = self._rng.random() < NODES_SHARE[self.name] or self._deck.needs_nodes
-        scale = min(1.0, len(self._deck) / KILLS_OF_A_FULL_CAMPAIGN)
+        scale = min(1.0, max(0.5, len(self._deck) / KILLS_OF_A_FULL_CAMPAIGN))
         base = environment(self._ray_folder)
         campaign = make_campaign(self.name, tag, self._folder, self._data, base, self._rng, scale)
         where = "on several nodes" if with_nodes else "on a cluster of its own"

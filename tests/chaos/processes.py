@@ -29,6 +29,7 @@ class Part:
     SANDBOX = "sandbox"
     WORKER = "worker"
     OBSERVER = "observer"
+    SCRIBE = "scribe"
     TOOL_BUILDER = "tool builder"
     LEDGER = "ledger"
     NODE = "worker node's raylet"
@@ -62,6 +63,7 @@ def _is_role(*names: str) -> Callable[[Found], bool]:
 _BY_TITLE: dict[str, Callable[[Found], bool]] = {
     Part.LEDGER: _is_role("Ledger"),
     Part.OBSERVER: _is_role("Observer"),
+    Part.SCRIBE: _is_role("Scribe"),
     Part.TOOL_BUILDER: _is_role("ToolBuilder"),
     Part.WORKER: _is_role("Worker", "SimulatedWorkers"),
     Part.EVALUATOR: lambda found: "autohyp.execution.evaluator" in found.words,

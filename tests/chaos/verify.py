@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from autohyp.journal import CampaignState, Entry, read_journal, replay
@@ -22,7 +22,7 @@ from autohyp.views.sync import sync_all
 from .campaign import Campaign
 from .watch import JournalWatch, acknowledged_keys
 
-__all__ = ["verify_campaign", "verify_nothing_left"]
+__all__ = ["verify_campaign", "verify_journal", "verify_nothing_left"]
 
 
 def verify_campaign(campaign: Campaign, watch: JournalWatch) -> Iterator[str]:
@@ -33,11 +33,18 @@ def verify_campaign(campaign: Campaign, watch: JournalWatch) -> Iterator[str]:
     entries = read_journal(campaign.paths.journal)
     state = replay(entries)
     yield from _end(state, campaign.num_experiments)
-    yield from _acknowledged(entries, acknowledged_keys(campaign.acknowledgements))
-    yield from _counted_once(entries, state)
+    acknowledged = acknowledged_keys(campaign.acknowledgements)
+    if not any(key.startswith("finish:") for key in acknowledged):
+        yield "nobody witnessed the acknowledgement of a result: the harness is broken"
+    yield from verify_journal(entries, acknowledged)
     yield from _repository(campaign.paths, state)
     yield from _checkouts(campaign.paths)
     yield from _in_sync(campaign.paths, state)
+
+
+def verify_journal(entries: Sequence[Entry], acknowledged: Counter[str]) -> list[str]:
+    """Whether all that was acknowledged is there, and all that is there counts once."""
+    return [*_acknowledged(entries, acknowledged), *_counted_once(entries)]
 
 
 def _end(state: CampaignState, num_experiments: int) -> Iterator[str]:
@@ -57,13 +64,11 @@ def _acknowledged(entries: Iterable[Entry], acknowledged: Counter[str]) -> Itera
     recorded = Counter(entry.key for entry in entries)
     yield from (f"{key} was acknowledged and is not in the journal" for key in acknowledged.keys() - recorded)
     yield from (f"{key} is in the journal {count} times" for key, count in recorded.items() if count > 1)
-    results = sum(key.startswith("finish:") for key in acknowledged)
-    if not results:
-        yield "nobody witnessed the acknowledgement of a result: the harness is broken"
 
 
-def _counted_once(entries: Iterable[Entry], state: CampaignState) -> Iterator[str]:
+def _counted_once(entries: Iterable[Entry]) -> Iterator[str]:
     begun: Counter[str] = Counter()
+    seeds: Counter[tuple[str, int]] = Counter()
     ended: Counter[str] = Counter()
     for entry in entries:
         match entry.event:
@@ -71,14 +76,12 @@ def _counted_once(entries: Iterable[Entry], state: CampaignState) -> Iterator[st
                 begun[run.run_id] += 1
             case RunFinished(result=result):
                 ended[result.run_id] += 1
+                seeds[result.experiment_id, result.seed] += 1
             case RunLost(run_id=run_id):
                 ended[run_id] += 1
     yield from (f"run {run_id} began {count} times" for run_id, count in begun.items() if count != 1)
     yield from (f"run {run_id} ended {ended[run_id]} times" for run_id in begun | ended if ended[run_id] != 1)
-    for experiment in state.experiments.values():
-        seeds = [result.seed for result in experiment.results]
-        if len(set(seeds)) != len(seeds):
-            yield f"{experiment.experiment_id} counts a seed twice: {seeds}"
+    yield from (f"seed {seed} of {name} counts {n} times" for (name, seed), n in seeds.items() if n != 1)
 
 
 def _repository(paths: CampaignPaths, state: CampaignState) -> Iterator[str]:
@@ -100,7 +103,8 @@ def _repository(paths: CampaignPaths, state: CampaignState) -> Iterator[str]:
 def _checkouts(paths: CampaignPaths) -> Iterator[str]:
     listed = _git(paths, "worktree", "list").stdout.splitlines()[1:]
     yield from (f"stale worktree: {line}" for line in listed)
-    yield from (f"left behind: {path}" for path in paths.worktrees.glob("*"))
+    for folder in (paths.worktrees, paths.live_workers):
+        yield from (f"left behind: {path}" for path in folder.glob("*"))
     yield from (f"left behind: {path}" for path in paths.root.rglob(".*.[0-9]*") if path.is_file())
     yield from (f"left behind: {path}" for path in paths.root.parent.glob(".*"))
     if paths.driver.exists():

@@ -187,5 +187,5 @@ def test_a_crash_between_the_two_files_leaves_the_snapshot_before(
 
 
 def test_a_snapshot_of_other_code_is_not_used(paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "_SCHEMA", "of another version")
+    monkeypatch.setattr(snapshot_module, "_schema", lambda: "of another version")
     assert load_snapshot(paths.journal) is None
