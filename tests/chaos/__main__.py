@@ -24,13 +24,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000, help="in all (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of what is killed and when")
     parser.add_argument("--only", choices=tuple(SHARES), help="one lane instead of both")
-    parser.add_argument("--log", type=Path, default=Path("chaos.jsonl"), help="every kill as a JSON line")
+    parser.add_argument("--log", type=Path, help="every kill as a JSON line (default: beside the campaigns)")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when all is well")
     chosen = parser.parse_args()
     shares = {chosen.only: 1.0} if chosen.only else SHARES
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))  # short: sockets lie below it
-    record = Record(chosen.log, sys.stdout)
-    record.say(f"seed {chosen.seed}, {chosen.kills} kills, folder {folder}, log {chosen.log}")
+    log = chosen.log or folder.with_suffix(".jsonl")
+    record = Record(log, sys.stdout)
+    record.say(f"seed {chosen.seed}, {chosen.kills} kills, folder {folder}, log {log}")
     try:
         data = prepare_tiny_data(folder, environment(folder)) if REAL in shares else folder
         lanes = [

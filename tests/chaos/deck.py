@@ -76,9 +76,9 @@ class Deck:
         return len(self._steps)
 
     @property
-    def needs_nodes(self) -> bool:
-        """Whether nothing is left but what only a cluster of several nodes has."""
-        return bool(self._steps) and all(step.part == Part.NODE for step in self._steps)
+    def wants_nodes(self) -> bool:
+        """Whether a node is still to be killed, which only a cluster of several nodes has."""
+        return any(step.part == Part.NODE for step in self._steps)
 
     def take(self, *, with_nodes: bool) -> Step | None:
         """The next step that this kind of cluster allows."""

@@ -41,8 +41,8 @@ class Lane:
             self._campaign(f"c{number}")
 
     def _campaign(self, tag: str) -> None:
-        # What can be killed only on several nodes comes last when all else is used up.
-        with_nodes = self._rng.random() < NODES_SHARE[self.name] or self._deck.needs_nodes
+        is_last = len(self._deck) <= KILLS_OF_A_FULL_CAMPAIGN
+        with_nodes = self._rng.random() < NODES_SHARE[self.name] or (is_last and self._deck.wants_nodes)
         scale = min(1.0, max(0.5, len(self._deck) / KILLS_OF_A_FULL_CAMPAIGN))
         base = environment(self._ray_folder)
         campaign = make_campaign(self.name, tag, self._folder, self._data, base, self._rng, scale)
