@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from autohyp.config import CampaignConfig, dump_config, load_config
 from autohyp.errors import CampaignError, ConfigError, DataError
 from autohyp.execution.simulation import SIMULATED
@@ -84,6 +86,7 @@ def create_campaign(
         raise CampaignError(f"{root} exists already; `autohyp resume --tag {root.name}` goes on with it")
     unfinished = root.with_name(f".{root.name}.{os.getpid()}")
     try:
+        _clear_unfinished(root)
         unfinished.mkdir(parents=True)
         _lay_out(CampaignPaths(unfinished), root.name, config, target, data)
         unfinished.rename(root)
@@ -92,6 +95,14 @@ def create_campaign(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return CampaignPaths(root)
+
+
+def _clear_unfinished(root: Path) -> None:
+    """Remove what a process that was killed in `create_campaign` left behind."""
+    for folder in root.parent.glob(f".{root.name}.*"):
+        pid = folder.suffix[1:]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lay_out(

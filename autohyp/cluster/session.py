@@ -38,6 +38,7 @@ from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
 from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths
 
 __all__ = ["Session", "local_cluster"]
@@ -67,6 +68,8 @@ def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) ->
         "dashboard_port": config.ray.dashboard_port,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
+    if config.ray.address is not None:
+        _check_listening(config.ray.address, f"no Ray cluster answers at {config.ray.address}")
     context = _connect(
         START_ATTEMPTS if config.ray.address is None else 1,
         address=config.ray.address or "local",
@@ -129,6 +132,7 @@ class Session:
             raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
         # Only now, with the journal's lock held, is it certain that nobody works in these.
         self._clear_live()
+        self._restore_commits()
         context = ray.get_runtime_context()
         DriverFile(
             paths,
@@ -214,6 +218,15 @@ class Session:
         workspace.clear_checkouts(self._paths.worktrees)
         workspace.close()
 
+    def _restore_commits(self) -> None:
+        """Make the commits again that the journal knows and a power failure took from the repository."""
+        experiments = Follower(self._paths.journal).update().experiments
+        workspace = Workspace(self._paths.repository)
+        lost = workspace.restore(experiments, lambda name: experiments[name].experiment)
+        workspace.close()
+        if lost:
+            log.warning("%d commits were lost with the machine's power and made again", len(lost))
+
     def _started(self, config: CampaignConfig) -> SessionStarted:
         return SessionStarted(
             session_id=self._session_id,
@@ -238,11 +251,19 @@ def _check_head() -> None:
     )
     if dead & {"gcs_server", "raylet"}:
         raise ClusterError(f"the Ray cluster on this machine is gone; {RESUME}")
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    address = ray.get_runtime_context().gcs_address
+    _check_listening(address, f"the head of the Ray cluster ({address}) is gone; {RESUME}")
+
+
+def _check_listening(address: str, problem: str) -> None:
+    """Raise ClusterError with `problem` when nobody listens at HOST:PORT: Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return  # "auto" and the like
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
-    except ConnectionRefusedError:
-        raise ClusterError(f"the head of the Ray cluster ({host}) is gone; {RESUME}") from None
+    except (ConnectionRefusedError, socket.gaierror):
+        raise ClusterError(problem) from None
     except OSError:
         return  # busy or far away: Ray knows better
 

@@ -229,4 +229,3 @@ def _split(records: bytes) -> Iterator[tuple[_Facts, bytes | ExperimentEntry]]:
         middle = start + head_bytes
         offset = middle + packed_bytes
         yield _Facts(*json.loads(records[start:middle])), records[middle:offset]
-

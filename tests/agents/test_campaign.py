@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,18 @@ def test_a_beginning_that_fails_at_its_last_step_leaves_nothing(
             create_campaign(research / "test", CONFIG, TARGET, DATA)
     assert list(research.iterdir()) == []
     create_campaign(research / "test", CONFIG, TARGET, DATA)
+
+
+def test_what_a_killed_beginning_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = tmp_path / f".test.{done.pid}", tmp_path / f".test.{os.getppid()}"
+    others = [tmp_path / ".test.txt", tmp_path / f".tester.{done.pid}"]
+    for folder in (dead, alive, *others):
+        (folder / "repo.git").mkdir(parents=True)
+    create_campaign(tmp_path / "test", CONFIG, TARGET, DATA)
+    assert not dead.exists()
+    assert all(folder.exists() for folder in (alive, *others))
 
 
 def test_of_two_that_begin_at_once_one_wins_and_keeps_its_folder(
