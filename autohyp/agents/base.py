@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autohyp.journal import CampaignState, Draft, Entry
-from autohyp.records import ConstantValue, Run, WorkerLive
+from autohyp.records import ConstantValue, Run, Tool, WorkerLive
 
 __all__ = ["Fleet", "LedgerClient", "News", "RunEnded", "RunOrder"]
 
@@ -32,6 +32,9 @@ class LedgerClient(Protocol):
 
     def news(self, since: int) -> News:
         """What was durably recorded after that version; a reader far behind gets a whole state of its own."""
+
+    def tools(self) -> list[Tool]:
+        """The campaign's tools, without the rest of the state."""
 
     def heartbeat(self, *lives: WorkerLive) -> None:
         """Tell what workers are doing now; not journaled, never blocks."""

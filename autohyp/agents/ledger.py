@@ -13,8 +13,10 @@ ENTRIES_KEPT entries are kept for readers, and one that is further behind takes 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +35,9 @@ __all__ = ["Ledger", "RecentKeys", "Request"]
 
 KEYS_KEPT = 50_000
 ENTRIES_KEPT = 10_000
+MIN_SHOW_S = 0.9
+SHOWN_PER_S = 20.0
+"""Workers' files written a second, at most but for changes of a small fleet."""
 SNAPSHOT_ENTRIES = 20_000
 """Changes between two snapshots: so many are replayed, some 2 s, after a crash."""
 
@@ -68,10 +73,12 @@ class RecentKeys:
 class Ledger:
     """Replays the journal when made, then commits changes to it; not thread-safe."""
 
-    def __init__(self, paths: CampaignPaths) -> None:
+    def __init__(self, paths: CampaignPaths, clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = paths
+        self._clock = clock
         self._recent: deque[WireEntry] = deque(maxlen=ENTRIES_KEPT)
         self.live: dict[str, WorkerLive] = {}
+        self._shown_at_s: dict[str, float] = {}
         self._fatal: JournalError | None = None
         self._open()
         self.torn_tail = self._writer.torn_tail
@@ -186,14 +193,19 @@ class Ledger:
         return list(islice(self._recent, len(self._recent) - num_new, None))
 
     def heartbeat(self, live: WorkerLive) -> None:
-        """Remember and show what a worker does now; a full disk does not matter here."""
+        """Remember and show what a worker does now; a full disk does not matter here.
+
+        A large fleet's files are written less often: creating files keeps the journal's fsync waiting.
+        """
         before = self.live.get(live.worker_id)
         self.live[live.worker_id] = live
-        if before is None or before.state != live.state or before.updated_at[:19] != live.updated_at[:19]:
-            try:
+        now_s = self._clock()
+        interval_s = max(MIN_SHOW_S, len(self.live) / SHOWN_PER_S)
+        is_news = before is None or (before.state != live.state and interval_s == MIN_SHOW_S)
+        if is_news or now_s - self._shown_at_s.get(live.worker_id, -math.inf) >= interval_s:
+            self._shown_at_s[live.worker_id] = now_s
+            with suppress(OSError):
                 write_worker(self._paths, live)
-            except OSError:
-                return
 
     def close(self) -> None:
         """Release the journal for another writer."""

@@ -109,6 +109,7 @@ class Observer:
     def _end_turn(self) -> None:
         """Make the turn's changes durable, then do what they mean for the world outside."""
         effects, self._when_durable = self._when_durable, []
+        self._workspace.settle()  # an experiment that the journal tells of has its commit
         try:
             self._books.flush()
         except JournalError:
@@ -265,7 +266,7 @@ class Observer:
         if baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID):
             return Allowance(False, False, f"the baseline does not run: {baseline.decisions[-1].reason}")
         elapsed_s = self._clock() - self._started_at
-        expected_s = expected_run_s(self._state, self._config.run.budget_s or 0.0)
+        expected_s = expected_run_s(self._state, self._config)
         return allowance(self._state, self._config.limits, elapsed_s, expected_s)
 
     def _dispatch(self) -> None:
@@ -348,6 +349,7 @@ class Observer:
             source,
             commit_message(hypothesis, experiment_id),
             hypothesis.created_at,
+            in_background=True,
         )
         return Experiment(
             experiment_id=experiment_id,

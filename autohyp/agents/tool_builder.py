@@ -50,17 +50,20 @@ class ToolBuilder:
     """Builds requested tools as soon as there are runs enough for them."""
 
     def __init__(self, ledger: LedgerClient, paths: CampaignPaths) -> None:
-        self._books = Books(ledger)
+        self._ledger = ledger
         self._paths = paths
 
     def step(self) -> int:
         """Build what is asked for and can be built; returns how many tools were published."""
-        state = self._books.refresh()
-        requested = [tool for tool in state.tools.values() if tool.status is ToolStatus.REQUESTED]
-        return sum(self._build(tool, state) for tool in requested)
+        requested = [tool for tool in self._ledger.tools() if tool.status is ToolStatus.REQUESTED]
+        if not requested:
+            return 0
+        # Only now a copy of the state: following the whole campaign would cost more than the tools.
+        books = Books(self._ledger)
+        return sum(self._build(tool, books) for tool in requested)
 
-    def _build(self, tool: Tool, state: CampaignState) -> bool:
-        recipe = RECIPES.get(tool.tool_id)
+    def _build(self, tool: Tool, books: Books) -> bool:
+        recipe, state = RECIPES.get(tool.tool_id), books.state
         built = recipe.build(state) if recipe is not None else None
         if recipe is None or built is None:
             return False
@@ -82,8 +85,8 @@ class ToolBuilder:
                 "worth": worth,
             }
         )
-        self._books.record(f"tool:{tool.tool_id}:published", ToolChanged(tool=published))
-        self._books.flush()
+        books.record(f"tool:{tool.tool_id}:published", ToolChanged(tool=published))
+        books.flush()
         return True
 
 

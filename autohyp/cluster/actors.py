@@ -16,6 +16,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft
 from autohyp.journal.events import WireDraft
 from autohyp.paths import CampaignPaths, has_room
-from autohyp.records import WorkerLive
+from autohyp.records import Tool, WorkerLive
 from autohyp.researchers import make_researcher
 
 __all__ = ["LedgerActor", "ObserverActor", "ScribeActor", "ToolBuilderActor", "WorkerActor", "as_actor"]
@@ -51,7 +52,9 @@ log = logging.getLogger(__name__)
 
 OBSERVER_WAIT_S = 1.0
 SCRIBE_INTERVAL_S = 2.0
-SCRIBE_NICENESS = 10
+SCRIBE_NICENESS = 19
+SCRIBE_RESTS = 9.0
+"""Seconds of rest for each second of writing: creating files delays the fsync of the journal, too."""
 TOOL_BUILDER_INTERVAL_S = 5.0
 
 
@@ -163,6 +166,11 @@ class LedgerActor:
             self._published = (version, [ray.put(self._ledger.state)])
         return [], self._published[1]
 
+    async def tools(self) -> list[Tool]:
+        """See `LedgerClient.tools`."""
+        async with self._idle:
+            return list(self._ledger.state.tools.values())
+
     async def heartbeat(self, lives: Sequence[WorkerLive]) -> None:
         """See `Ledger.heartbeat`; the files of hundreds of workers must not keep callers waiting."""
         await asyncio.to_thread(self._show, lives)
@@ -242,13 +250,15 @@ class ScribeActor:
         self._writing.join()
 
     def _write(self) -> None:
-        is_last = False
+        is_last, rest_s = False, SCRIBE_INTERVAL_S
         while not is_last:
-            is_last = self._over.wait(SCRIBE_INTERVAL_S)
+            is_last = self._over.wait(rest_s)
+            began_s = time.monotonic()
             try:
                 self._scribe.write(self._books.refresh(), self._books.take_touched(), is_last)
             except Exception:
                 log.exception("the scribe failed")
+            rest_s = max(SCRIBE_INTERVAL_S, SCRIBE_RESTS * (time.monotonic() - began_s))
 
     def __repr__(self) -> str:
         return "Scribe"

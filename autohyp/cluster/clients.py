@@ -13,7 +13,7 @@ from autohyp.agents.base import News
 from autohyp.errors import JournalError, JournalWriteError
 from autohyp.journal import Draft, Entry
 from autohyp.journal.events import WireEntry
-from autohyp.records import WorkerLive
+from autohyp.records import Tool, WorkerLive
 
 __all__ = ["ActorHandle", "ObjectRef", "RayLedger", "WireNews", "last_line"]
 
@@ -57,6 +57,11 @@ class RayLedger:
     def news(self, since: int) -> News:
         """See `LedgerClient.news`; a whole state comes through the object store."""
         return _read(ray.get(self._actor.news.remote(since)))
+
+    def tools(self) -> list[Tool]:
+        """See `LedgerClient.tools`."""
+        tools: list[Tool] = ray.get(self._actor.tools.remote())
+        return tools
 
     def heartbeat(self, *lives: WorkerLive) -> None:
         """Send and forget."""

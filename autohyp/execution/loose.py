@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autohyp.errors import WorkspaceError
 
-__all__ = ["flush", "git_hash", "loose_path", "store", "unlink", "write_ref"]
+__all__ = ["Objects", "flush", "git_hash", "loose_path", "store", "unlink", "write_ref"]
 
 _LOCK_WAIT_S = 2.0
 """Git holds a ref's lock for less than a millisecond: one that stays is a dead process's."""
@@ -31,9 +31,30 @@ def loose_path(repository: Path, name: str) -> str:
     return f"{repository}/objects/{name[:2]}/{name[2:]}"
 
 
+class Objects:
+    """Git objects that are named but not written yet."""
+
+    def __init__(self) -> None:
+        self._contents: list[tuple[str, bytes]] = []
+
+    def add(self, kind: str, content: bytes) -> str:
+        """The object's hash."""
+        self._contents.append((kind, content))
+        return git_hash(_framed(kind, content))
+
+    def write(self, repository: Path) -> None:
+        """Write them in the order in which they were added. Raises WorkspaceError."""
+        for kind, content in self._contents:
+            store(repository, kind, content)
+
+
+def _framed(kind: str, content: bytes) -> bytes:
+    return b"%s %d\0" % (kind.encode(), len(content)) + content
+
+
 def store(repository: Path, kind: str, content: bytes) -> str:
     """Write a loose object and return its hash. Raises WorkspaceError."""
-    data = b"%s %d\0" % (kind.encode(), len(content)) + content
+    data = _framed(kind, content)
     name = git_hash(data)
     path = loose_path(repository, name)
     if not os.path.exists(path):

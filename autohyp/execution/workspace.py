@@ -21,6 +21,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +40,7 @@ from gitdb.exc import ODBError
 
 from autohyp.errors import EditError, WorkspaceError
 from autohyp.execution.git_command import run_git
-from autohyp.execution.loose import flush, git_hash, loose_path, store, unlink, write_ref
+from autohyp.execution.loose import Objects, flush, git_hash, loose_path, store, unlink, write_ref
 from autohyp.execution.packing import Packer, loose_objects
 from autohyp.patches import TARGET_NAME, apply_patch, git_diff, short_stat
 from autohyp.records import Experiment, Hypothesis
@@ -119,6 +120,8 @@ class Workspace:
         # Bounded, because a campaign may be long; enough for a champion and what is built on it.
         self._contents = lru_cache(maxsize=64)(self._contents_of)
         self._text = lru_cache(maxsize=64)(self._text_of)
+        self._writer = ThreadPoolExecutor(1, "git-writer")
+        self._unwritten: list[Future[None]] = []
 
     def _open(self) -> git.Repo:
         try:
@@ -138,7 +141,9 @@ class Workspace:
         run_git("init", "--quiet", "--bare", f"--initial-branch={CHAMPION_BRANCH}", str(repository))
         workspace = cls(repository)
         blobs = {name: store(repository, "blob", text.encode()) for name, text in files.items()}
-        commit = workspace._commit(blobs, None, message, int(time.time()))
+        objects = Objects()
+        commit = workspace._commit(objects, blobs, None, message, int(time.time()))
+        objects.write(repository)
         write_ref(workspace._ref_path(CHAMPION_BRANCH), commit)
         for parent, _, names in os.walk(repository):
             for name in names:
@@ -147,21 +152,43 @@ class Workspace:
         return workspace, commit
 
     def commit_experiment(
-        self, experiment_id: str, parent: str, source: str, message: str, created_at: str | None = None
+        self,
+        experiment_id: str,
+        parent: str,
+        source: str,
+        message: str,
+        created_at: str | None = None,
+        *,
+        in_background: bool = False,
     ) -> Commit:
         """Commit `source` as train.py on top of `parent`, under the experiment's own ref.
 
         `created_at` (ISO 8601; None: now) dates it, but never before its parent: equal arguments give an
-        equal hash.
+        equal hash. `in_background`, its files need not be there before `settle` has returned.
         """
         before = self._resolve(parent)
         date_s = int(time.time()) if created_at is None else _seconds(created_at)
-        blobs = dict(self._contents(before).blobs) | {TARGET_NAME: store(self._root, "blob", source.encode())}
-        commit = self._commit(blobs, before, message, date_s)
-        write_ref(self._ref_path(f"experiments/{experiment_id}"), commit)
-        self._packer.count()
+        objects = Objects()
+        blobs = dict(self._contents(before).blobs) | {TARGET_NAME: objects.add("blob", source.encode())}
+        commit = self._commit(objects, blobs, before, message, date_s)
+        if in_background:
+            self._unwritten.append(self._writer.submit(self._write, objects, experiment_id, commit))
+        else:
+            self._write(objects, experiment_id, commit)
         diff = git_diff(self.read(before), source)
         return Commit(commit, before, diff, short_stat(diff))
+
+    def _write(self, objects: Objects, experiment_id: str, commit: str) -> None:
+        """Creating files takes longer than all else, and is mostly waiting."""
+        objects.write(self._root)
+        write_ref(self._ref_path(f"experiments/{experiment_id}"), commit)
+        self._packer.count()
+
+    def settle(self) -> None:
+        """Return when all that was committed is written. Raises WorkspaceError when something cannot be."""
+        unwritten, self._unwritten = self._unwritten, []
+        for written in unwritten:
+            written.result()
 
     def restore(self, experiment_ids: Iterable[str], experiment: Callable[[str], Experiment]) -> list[str]:
         """Make again what a power failure took of these experiments, in their order; returns whose.
@@ -182,6 +209,7 @@ class Workspace:
 
     def set_champion(self, commit: str) -> None:
         """Move the champion branch; returns when the branch and what it leads to are on disk."""
+        self.settle()
         commit = self._resolve(commit)
         if self._branch(CHAMPION_BRANCH) == commit:
             return
@@ -205,6 +233,7 @@ class Workspace:
 
         What is at `folder` before, a dead worker's checkout, is replaced.
         """
+        self.settle()
         self.remove_checkout(folder)
         try:
             self._make_worktree(self._resolve(commit), folder)
@@ -235,6 +264,8 @@ class Workspace:
 
     def close(self) -> None:
         """Release the repository's files, when what is being packed is packed."""
+        self.settle()
+        self._writer.shutdown()
         self._packer.wait()
         self._repo.close()
 
@@ -271,6 +302,7 @@ class Workspace:
 
         Raises WorkspaceError if that fails too.
         """
+        self.settle()
         with suppress(*_UNREADABLE):
             return read(self._repo)
         self._repo.close()
@@ -308,6 +340,7 @@ class Workspace:
         return found
 
     def _branch(self, name: str) -> str | None:
+        self.settle()
         with suppress(OSError):
             return Path(self._ref_path(name)).read_text().strip() or None
         packed = self._packed_refs()
@@ -332,18 +365,20 @@ class Workspace:
     def _ref_path(self, branch: str) -> str:
         return f"{self._root}/refs/heads/{branch}"
 
-    def _commit(self, blobs: Mapping[str, str], parent: str | None, message: str, date_s: int) -> str:
+    def _commit(
+        self, objects: Objects, blobs: Mapping[str, str], parent: str | None, message: str, date_s: int
+    ) -> str:
         """A commit of a flat folder: the target has no subfolders."""
         stream = io.BytesIO()
         entries = [(bytes.fromhex(blob), _FILE_MODE, name) for name, blob in sorted(blobs.items())]
         tree_to_stream(entries, stream.write)
-        lines = [f"tree {store(self._root, 'tree', stream.getvalue())}"]
+        lines = [f"tree {objects.add('tree', stream.getvalue())}"]
         if parent is not None:
             lines.append(f"parent {parent}")
             date_s = max(date_s, self._contents(parent).date_s)
         lines += [f"{role} {_AUTHOR} {date_s} +0000" for role in ("author", "committer")]
         text = message.replace("\0", "")  # which ends a message
-        return store(self._root, "commit", "\n".join([*lines, "", text]).encode(errors="backslashreplace"))
+        return objects.add("commit", "\n".join([*lines, "", text]).encode(errors="backslashreplace"))
 
     # What a power failure took -----------------------------------------------------------------
 

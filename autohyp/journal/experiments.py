@@ -19,8 +19,8 @@ from autohyp.records import Decision, Experiment, Run, RunResult, Verdict
 
 __all__ = ["ExperimentEntry", "Experiments", "pack_entry", "unpack_entry"]
 
-CACHE_SIZE = 64
-"""Settled experiments kept as objects after they were asked for: champions and parents are, often."""
+CACHE_SIZE = 512
+"""Settled experiments kept as objects: a researcher hears of them soon after, and of parents often."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from autohyp.config import LimitsConfig
+from autohyp.config import CampaignConfig, LimitsConfig
 from autohyp.journal.state import CampaignState, Session
 
 __all__ = ["Allowance", "allowance", "campaign_hours", "expected_run_s", "has_nothing_to_do", "session_s"]
@@ -46,8 +46,11 @@ def campaign_hours(state: CampaignState, elapsed_s: float) -> float:
     return (sum(map(session_s, state.sessions[:-1])) + elapsed_s) / _HOUR_S
 
 
-def expected_run_s(state: CampaignState, budget_s: float) -> float:
+def expected_run_s(state: CampaignState, config: CampaignConfig) -> float:
     """What one more run will keep its worker busy: the mean so far, and never less than its budget."""
+    budget_s = config.run.budget_s or 0.0
+    if config.simulation is not None:
+        return budget_s
     if state.num_results:
         # Runs that fail end early: their mean would promise too little.
         return max(state.worker_s / state.num_results, budget_s)

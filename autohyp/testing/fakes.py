@@ -35,6 +35,7 @@ from autohyp.records import (
     Run,
     RunResult,
     RunStatus,
+    Tool,
     WorkerLive,
 )
 from autohyp.researchers.base import Researcher
@@ -212,6 +213,10 @@ class InMemoryLedger:
         """See `LedgerClient.news`."""
         return News(self.entries[since:])
 
+    def tools(self) -> list[Tool]:
+        """See `LedgerClient.tools`."""
+        return list(self._state.tools.values())
+
     def state(self) -> CampaignState:
         """The state now: a fold of the caller's own."""
         return replay(self.entries)
@@ -252,7 +257,14 @@ class InMemoryWorkspace(Workspace):
         return self._refs[CHAMPION_BRANCH]
 
     def commit_experiment(
-        self, experiment_id: str, parent: str, source: str, message: str, created_at: str | None = None
+        self,
+        experiment_id: str,
+        parent: str,
+        source: str,
+        message: str,
+        created_at: str | None = None,
+        *,
+        in_background: bool = False,
     ) -> Commit:
         """See `Workspace.commit_experiment`."""
         parent = self._refs.get(parent, parent)
@@ -260,6 +272,9 @@ class InMemoryWorkspace(Workspace):
         self._refs[f"experiments/{experiment_id}"] = commit
         diff = unified_diff(self._sources[parent], source)
         return Commit(commit, parent, diff, "1 file changed" if diff else "")
+
+    def settle(self) -> None:
+        """Nothing is written later."""
 
     def set_champion(self, commit: str) -> None:
         """See `Workspace.set_champion`."""

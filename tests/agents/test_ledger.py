@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autohyp.agents import ledger as ledger_module
 from autohyp.agents.ledger import Ledger, Request
 from autohyp.errors import JournalError, JournalLockedError
 from autohyp.journal import Draft, JournalWriter, read_journal, replay
@@ -205,20 +206,39 @@ def live(**fields: object) -> WorkerLive:
     return WorkerLive.model_validate({"worker_id": "w0", "updated_at": "2026-01-01T00:00:00.100Z"} | fields)
 
 
-def test_a_heartbeat_is_shown_at_most_once_a_second_but_each_change_of_state(
-    ledger: Ledger, paths: CampaignPaths
-) -> None:
+def test_a_heartbeat_is_shown_at_most_once_a_second_but_each_change_of_state(paths: CampaignPaths) -> None:
+    now_s = [100.0]
+    ledger = Ledger(paths, clock=lambda: now_s[0])
     file = paths.live_workers / "w0.json"
     ledger.heartbeat(live(state="running", title="a", progress=Progress(phase="training", step=7)))
     shown = json.loads(file.read_text())
     assert (shown["state"], shown["title"], shown["progress"]["step"]) == ("running", "a", 7)
-    ledger.heartbeat(live(state="running", title="b", updated_at="2026-01-01T00:00:00.900Z"))
+    now_s[0] += 0.5
+    ledger.heartbeat(live(state="running", title="b"))
     assert json.loads(file.read_text())["title"] == "a", "the same second"
     assert ledger.live["w0"].title == "b"
-    ledger.heartbeat(live(state="evaluating", title="c", updated_at="2026-01-01T00:00:00.950Z"))
+    ledger.heartbeat(live(state="evaluating", title="c"))
     assert json.loads(file.read_text())["title"] == "c"
-    ledger.heartbeat(live(state="evaluating", title="d", updated_at="2026-01-01T00:00:01.000Z"))
+    now_s[0] += 1.0
+    ledger.heartbeat(live(state="evaluating", title="d"))
     assert json.loads(file.read_text())["title"] == "d"
+    ledger.close()
+
+
+def test_the_files_of_a_large_fleet_are_written_less_often(
+    paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    written: list[float] = []
+    monkeypatch.setattr(ledger_module, "write_worker", lambda *_: written.append(now_s[0]))
+    ledger = Ledger(paths, clock=lambda: now_s[0])
+    for second in range(40):
+        for number in range(200):
+            state = ("running", "idle")[second % 2]
+            ledger.heartbeat(live(worker_id=f"w{number}", state=state))
+        now_s[0] += 1.0
+    assert len(written) == 4 * 200, "each at once, then every ten seconds"
+    ledger.close()
 
 
 def test_a_heartbeat_that_cannot_be_shown_does_not_matter(ledger: Ledger, paths: CampaignPaths) -> None:

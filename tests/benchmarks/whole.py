@@ -66,7 +66,7 @@ def _lay_out(folder: Path, num_workers: int, max_runs: int) -> CampaignPaths:
         "tag": TAG,
         "profile": "cpu",
         "researchers": ["random"],
-        "simulation": {"trainer": "autohyp.testing.objectives:bowl"},
+        "simulation": {"trainer": "autohyp.testing.objectives:bowl", "workers_per_process": num_workers},
         "workers": {"count": num_workers},
         "run": {"budget_s": RUN_S},
         "limits": {"max_runs": max_runs},

@@ -25,7 +25,6 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from autohyp.agents import worker as worker_module
-from autohyp.agents.base import RunEnded
 from autohyp.agents.books import Books
 from autohyp.agents.campaign import create_campaign
 from autohyp.agents.observer import Observer

@@ -209,13 +209,13 @@ def test_a_limit_ends_the_campaign_without_overshooting_and_says_which(
     assert not state.in_flight
     assert state.num_results >= 2
     assert state.num_results <= limit.get("max_runs", 1e9)
-    assert state.worker_s <= 8.5
+    assert state.worker_s <= 8.0 * (2 if "max_hours" in limit else 1)
 
     again = simulated.run("resume")
     assert again.returncode == 4
     assert words in again.stderr
     assert "autohyp resume" in again.stderr
-    more = simulated.run("resume", "--minutes", "0.01")
+    more = simulated.run("resume", "--minutes", "0.1")
     assert more.returncode == 4, "a shorter session does not help"
 
 

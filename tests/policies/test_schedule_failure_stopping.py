@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from autohyp.config import DecisionConfig, LimitsConfig
+from autohyp.config import CampaignConfig, DecisionConfig, LimitsConfig
 from autohyp.journal import CampaignState, Draft, Entry
 from autohyp.journal import events as ev
 from autohyp.policies.failure import LossAction, on_lost_run
@@ -288,6 +288,12 @@ def test_there_is_nothing_to_do_only_when_no_run_and_no_decision_is_left(send: S
 
 
 def test_a_run_is_expected_to_take_the_mean_but_never_less_than_its_budget(send: Send) -> None:
-    assert expected_run_s(send(), 30.0) == 40.0, "nothing is measured yet"
-    assert expected_run_s(send(*ran(1, 42, total_s=50.0), *ran(1, 43, total_s=34.0)), 30.0) == 42.0
-    assert expected_run_s(send(), 60.0) == 60.0, "runs that crashed early promise nothing"
+    config = CampaignConfig.model_validate({"run": {"budget_s": 30.0}})
+    longer = CampaignConfig.model_validate({"run": {"budget_s": 60.0}})
+    simulated = CampaignConfig.model_validate(
+        {"run": {"budget_s": 30.0}, "simulation": {"trainer": "autohyp.testing.objectives:bowl"}}
+    )
+    assert expected_run_s(send(), config) == 40.0, "nothing is measured yet"
+    assert expected_run_s(send(), simulated) == 30.0, "nothing has to be loaded"
+    assert expected_run_s(send(*ran(1, 42, total_s=50.0), *ran(1, 43, total_s=34.0)), config) == 42.0
+    assert expected_run_s(send(), longer) == 60.0, "runs that crashed early promise nothing"
