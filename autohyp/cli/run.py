@@ -343,7 +343,7 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
 
 def _check_limits(state: CampaignState, config: CampaignConfig) -> None:
     """Refuse a session that a limit would end before it did anything."""
-    permission = allowance(state, config.limits, 0.0, expected_run_s(state, config))
+    permission = allowance(state, config.limits, None, expected_run_s(state, config))
     if has_nothing_to_do(state, permission):
         raise CampaignError(
             f"campaign {state.tag}: {permission.reason}; give it more, as in `autohyp resume "

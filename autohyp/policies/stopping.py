@@ -41,8 +41,13 @@ def session_s(session: Session) -> float:
     return max(0.0, lasted.total_seconds())
 
 
-def campaign_hours(state: CampaignState, elapsed_s: float) -> float:
-    """Wall hours over all sessions, without the time between; this one has taken `elapsed_s`."""
+def campaign_hours(state: CampaignState, elapsed_s: float | None) -> float:
+    """Wall hours over all sessions, without the time between.
+
+    The last one has taken `elapsed_s`; None says that it is over.
+    """
+    if elapsed_s is None:
+        return sum(map(session_s, state.sessions)) / _HOUR_S
     return (sum(map(session_s, state.sessions[:-1])) + elapsed_s) / _HOUR_S
 
 
@@ -58,12 +63,15 @@ def expected_run_s(state: CampaignState, config: CampaignConfig) -> float:
 
 
 def allowance(
-    state: CampaignState, limits: LimitsConfig, elapsed_s: float, expected_run_s: float
+    state: CampaignState, limits: LimitsConfig, elapsed_s: float | None, expected_run_s: float
 ) -> Allowance:
-    """What the limits still permit, `elapsed_s` into this session."""
+    """What the limits still permit, `elapsed_s` into this session, or (None) before a new one."""
     for reason in _campaign_limits(state, limits, elapsed_s, expected_run_s / _HOUR_S):
         return Allowance(False, False, f"the limit of {reason} is reached", ends_campaign=True)
-    if limits.session_minutes is not None and elapsed_s + expected_run_s > limits.session_minutes * 60:
+    if (
+        limits.session_minutes is not None
+        and (elapsed_s or 0.0) + expected_run_s > limits.session_minutes * 60
+    ):
         return Allowance(False, False, f"the {limits.session_minutes:g} minutes of this session are up")
     if limits.max_experiments is not None and len(state.experiments) >= limits.max_experiments:
         reason = f"the limit of {limits.max_experiments} experiments is reached"
@@ -72,7 +80,7 @@ def allowance(
 
 
 def _campaign_limits(
-    state: CampaignState, limits: LimitsConfig, elapsed_s: float, run_h: float
+    state: CampaignState, limits: LimitsConfig, elapsed_s: float | None, run_h: float
 ) -> Iterator[str]:
     """The limits that one more run of `run_h` hours would break, in words."""
     running = len(state.in_flight)

@@ -240,6 +240,9 @@ def test_hours_are_those_of_all_sessions_without_the_time_between() -> None:
         ("09:00:00", session("a")), ("09:30:00", note()), ("20:00:00", session("b")), ("20:45:00", note())
     )
     assert campaign_hours(state, elapsed_s=2700.0) == pytest.approx(1.25)
+    lasted_h = [session_s(each) / 3600 for each in state.sessions]
+    assert lasted_h[-1] > 0
+    assert campaign_hours(state, elapsed_s=None) == pytest.approx(sum(lasted_h)), "the last one is over"
     assert ask(state, elapsed_s=2700.0, max_hours=1.26, expected_run_s=36.0).may_run
     assert ask(state, elapsed_s=2700.0, max_hours=1.25, expected_run_s=36.0) == Allowance(
         False, False, "the limit of 1.25 hours is reached", True
