@@ -12,6 +12,7 @@ ENTRIES_KEPT entries are kept for readers, and one that is further behind takes 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -24,6 +25,8 @@ from itertools import islice
 from autohyp.errors import JournalError, JournalWriteError
 from autohyp.journal import CampaignState, Draft, Entry, JournalWriter, collector_paused
 from autohyp.journal.events import NoteWritten, WireEntry
+from autohyp.journal.file import JournalReader
+from autohyp.journal.segments import START
 from autohyp.journal.snapshot import SnapshotWriter, load_snapshot
 from autohyp.paths import CampaignPaths
 from autohyp.records import WorkerLive, utc_now
@@ -86,26 +89,31 @@ class Ledger:
 
     def _open(self) -> None:
         """Take the journal for this process, and the state from it."""
-        snapshot = load_snapshot(self._paths.journal)
-        if snapshot is None:
-            self._writer = JournalWriter(self._paths.journal)
-        else:
-            start, hasher = snapshot.position, snapshot.hasher
-            self._writer = JournalWriter(self._paths.journal, start=start, hasher=hasher)
-        self._is_sound = True
+        journal = self._paths.journal
+        snapshot = load_snapshot(journal)
         self.state = snapshot.state if snapshot else CampaignState()
         self._saved_version = self.state.version
         self._snapshots = SnapshotWriter(self._paths.journal, snapshot.records if snapshot else None)
         self._keys = RecentKeys(snapshot.keys if snapshot else ())
         self._recent.clear()
-        entries, self._writer.entries = self._writer.entries, []
-        try:
-            with collector_paused():
-                for entry in entries:
+        start = snapshot.position if snapshot else START
+        hasher = snapshot.hasher if snapshot and snapshot.hasher else hashlib.sha256()
+        with collector_paused():
+            if journal.exists():
+                # Taken in one by one: all entries of a long journal at once would fill the memory.
+                reader = JournalReader(journal, start, hasher)
+                for entry in reader.read():
                     self._take(entry)
-        except JournalError:
-            self._writer.close()
-            raise
+                start = reader.position
+            self._writer = JournalWriter(journal, start=start, hasher=hasher)
+            try:
+                for entry in self._writer.entries:  # of a writer that ended meanwhile
+                    self._take(entry)
+            except JournalError:
+                self._writer.close()
+                raise
+        self._writer.entries = []
+        self._is_sound = True
 
     def _take(self, entry: Entry) -> None:
         touched = self.state.apply(entry)
