@@ -64,6 +64,8 @@ class Briefing:
         `touched` names the experiments that changed since the brief before; None says that any may have.
         """
         self._forget(state.noise, touched)
+        # Nothing else is kept: what has left the brief would only fill the memory.
+        self._past = {name: self._tell(state, name) for name in _remembered(state)}
         champion, baseline = state.champion, state.baseline
         return Brief(
             tag=state.tag,
@@ -75,7 +77,7 @@ class Briefing:
             champion_bpb=champion.mean_bpb if champion else None,
             baseline_bpb=baseline.mean_bpb if baseline else None,
             noise=state.noise,
-            history=tuple(self._tell(state, name) for name in _remembered(state)),
+            history=tuple(self._past.values()),
             queued=tuple(state.queue.values()),
             refused=tuple((refusal.hypothesis.title, refusal.reason) for refusal in state.refused.values()),
             findings=tuple(state.findings.values()),
@@ -95,9 +97,7 @@ class Briefing:
 
     def _tell(self, state: CampaignState, name: str) -> PastExperiment:
         told = self._past.get(name)
-        if told is None:
-            told = self._past[name] = past_experiment(state, state.experiments[name], state.noise)
-        return told
+        return told or past_experiment(state, state.experiments[name], state.noise)
 
 
 def _remembered(state: CampaignState) -> list[str]:

@@ -299,11 +299,11 @@ class CampaignState:
 
     def _sort(self, entry: ExperimentEntry) -> None:
         """Put an experiment that changed where it is looked for."""
-        name = entry.experiment_id
+        name, is_settled = entry.experiment_id, entry.is_settled
         _put(self.waiting, name, bool(entry.pending_seeds))
         _put(self.ready, name, entry.awaits_decision)
-        _put(self.open, name, not entry.is_settled)
-        if entry.is_settled:
+        _put(self.open, name, not is_settled)
+        if is_settled:
             self.experiments.settle(name)
 
     def _apply_finding_recorded(self, event: ev.FindingRecorded, ts: str) -> None:

@@ -21,6 +21,7 @@ from statistics import NormalDist, fmean
 from scipy.special import stdtrit  # scipy.stats has it too, and takes a second longer to import
 
 from autohyp.config import DecisionConfig
+from autohyp.journal.tally import NoiseTally
 from autohyp.records import Decision, NoiseFloor, RunResult, RunStatus, Verdict
 
 __all__ = ["Evidence", "Standing", "decide", "gain_between", "pooled_noise", "seeds_from"]
@@ -55,13 +56,13 @@ class Evidence:
 
 def pooled_noise(score_sets: Iterable[Mapping[int, float]]) -> NoiseFloor | None:
     """Pool the variance within each set of runs of one source; None while no source has two runs."""
-    squares, degrees = 0.0, 0
+    tally = NoiseTally()
     for scores in score_sets:
-        if len(scores) >= 2:
-            mean = fmean(scores.values())
-            squares += sum((score - mean) ** 2 for score in scores.values())
-            degrees += len(scores) - 1
-    return NoiseFloor(sd_bpb=math.sqrt(squares / degrees), degrees_of_freedom=degrees) if degrees else None
+        before: dict[int, float] = {}
+        for seed, score in scores.items():
+            tally.add(before, score)
+            before[seed] = score
+    return tally.floor
 
 
 def gain_between(before: Standing, after: Standing, noise: NoiseFloor) -> tuple[float, float]:
