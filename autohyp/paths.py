@@ -70,11 +70,6 @@ class CampaignPaths:
         return self.root / "journal.jsonl"
 
     @property
-    def journal_lock(self) -> Path:
-        """Locked by the process that writes the journal."""
-        return self.root / "journal.lock"
-
-    @property
     def config(self) -> Path:
         return self.root / "campaign.yaml"
 

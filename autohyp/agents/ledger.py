@@ -142,8 +142,7 @@ class Ledger:
         try:
             if self._fatal is not None:
                 raise self._fatal
-            if not self._is_sound:
-                self._open()
+            self._check_sound()
             ts = utc_now()
             accepted = self._apply(requests, ts)
             if not accepted:
@@ -151,7 +150,8 @@ class Ledger:
             self._writer.append(accepted, ts)
         except JournalWriteError as error:
             self._refuse(requests, error)
-            self._take_back()
+            if self._is_sound:
+                self._take_back()
             return
         except (JournalError, OSError) as error:
             # What reached the disk is not known, and reading it now would not tell.
@@ -191,10 +191,12 @@ class Ledger:
     def news(self, since: int) -> list[WireEntry] | None:
         """Durable entries after that version; None when they are no longer kept: take the whole `state`.
 
-        Raises JournalError after the disk failed: the state is then not known.
+        Raises JournalError after the disk failed: the state is then not known; JournalWriteError while it
+        cannot be read again after a refused write.
         """
         if self._fatal is not None:
             raise self._fatal
+        self._check_sound()
         num_new = self.state.version - since
         if not 0 <= num_new <= len(self._recent):
             return None
@@ -219,12 +221,20 @@ class Ledger:
         """Release the journal for another writer."""
         if self._is_sound and self._fatal is None and self.state.version > self._saved_version:
             self._save()
-        self._is_sound = False
         self._writer.close()
 
     def _take_back(self) -> None:
-        """The disk refused: go back to what it holds; where that fails too, the next commit tries again."""
+        """The disk refused: go back to what it holds; where that fails too, the next call tries again."""
         self._is_sound = False
         self._writer.close()
-        with suppress(JournalError, OSError):
+        with suppress(JournalWriteError):
+            self._check_sound()
+
+    def _check_sound(self) -> None:
+        """Read the journal again where that failed before. Raises JournalWriteError while it still does."""
+        if self._is_sound:
+            return
+        try:
             self._open()
+        except (JournalError, OSError) as error:
+            raise JournalWriteError(f"the journal cannot be opened again: {error}") from None

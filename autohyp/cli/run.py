@@ -320,7 +320,8 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
             with _one_interrupt(), local_cluster(config, paths) as dashboard_url, _one_interrupt():
                 if dashboard_url:
                     console.print(f"Ray dashboard: {dashboard_url}")
-                with Session(paths, config, config.data.directory or paths.root) as session:
+                known, data_dir = follower.update().experiments, config.data.directory or paths.root
+                with Session(paths, config, data_dir, known) as session:
                     error = _follow(session, follower, paths, console)
         except KeyboardInterrupt:
             interrupted = True

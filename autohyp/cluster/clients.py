@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -47,16 +47,21 @@ class RayLedger:
             wire = [draft.wire() for draft in drafts]
         except ValueError as error:
             raise JournalError(f"a change cannot be written as JSON: {error}") from None
-        while True:
-            try:
-                return _read(ray.get(self._actor.append.remote(wire, since)))
-            except JournalWriteError as error:
-                log.warning("%s; trying again", last_line(error))
-                time.sleep(RETRY_S)
+        return self._patiently(lambda: self._actor.append.remote(wire, since))
 
     def news(self, since: int) -> News:
         """See `LedgerClient.news`; a whole state comes through the object store."""
-        return _read(ray.get(self._actor.news.remote(since)))
+        return self._patiently(lambda: self._actor.news.remote(since))
+
+    def _patiently(self, ask: Callable[[], ObjectRef]) -> News:
+        """The ledger's answer, however long its disk has no room."""
+        while True:
+            try:
+                answer: Any = ray.get(ask())
+                return _read(answer)
+            except JournalWriteError as error:
+                log.warning("%s; trying again", last_line(error))
+                time.sleep(RETRY_S)
 
     def tools(self) -> list[Tool]:
         """See `LedgerClient.tools`."""

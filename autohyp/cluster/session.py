@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +36,8 @@ from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, ClusterError
 from autohyp.execution.workspace import Workspace
 from autohyp.hardware import detect_hardware
-from autohyp.journal import Draft
+from autohyp.journal import Draft, ExperimentEntry
 from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
-from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths
 
 __all__ = ["Session", "local_cluster"]
@@ -115,7 +114,14 @@ def _namespace(config: CampaignConfig, paths: CampaignPaths | None) -> str:
 class Session:
     """The roles of one campaign on a running cluster; a context manager that ends them in order."""
 
-    def __init__(self, paths: CampaignPaths, config: CampaignConfig, data_dir: Path) -> None:
+    def __init__(
+        self,
+        paths: CampaignPaths,
+        config: CampaignConfig,
+        data_dir: Path,
+        experiments: Mapping[str, ExperimentEntry],
+    ) -> None:
+        """Start the roles; `experiments` are those that the journal knows."""
         self._paths = paths
         self._session_id = uuid.uuid4().hex[:12]
         self._end_reason = ""
@@ -132,7 +138,7 @@ class Session:
             raise ClusterError(f"the ledger could not start: {last_line(error)}") from None
         # Only now, with the journal's lock held, is it certain that nobody works in these.
         self._clear_live()
-        self._restore_commits()
+        self._restore_commits(experiments)
         context = ray.get_runtime_context()
         DriverFile(
             paths,
@@ -218,9 +224,8 @@ class Session:
         workspace.clear_checkouts(self._paths.worktrees)
         workspace.close()
 
-    def _restore_commits(self) -> None:
+    def _restore_commits(self, experiments: Mapping[str, ExperimentEntry]) -> None:
         """Make the commits again that the journal knows and a power failure took from the repository."""
-        experiments = Follower(self._paths.journal).update().experiments
         workspace = Workspace(self._paths.repository)
         lost = workspace.restore(experiments, lambda name: experiments[name].experiment)
         workspace.close()

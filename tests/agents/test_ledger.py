@@ -12,7 +12,7 @@ import pytest
 
 from autohyp.agents import ledger as ledger_module
 from autohyp.agents.ledger import Ledger, Request
-from autohyp.errors import JournalError, JournalLockedError
+from autohyp.errors import JournalError, JournalLockedError, JournalWriteError
 from autohyp.journal import Draft, JournalWriter, read_journal, replay
 from autohyp.journal import events as ev
 from autohyp.journal import file as journal_file
@@ -158,6 +158,37 @@ def test_a_full_disk_takes_everything_back_and_the_same_drafts_succeed_later(
     ledger.commit([Request([note(1)]), Request([note(2)])])
     assert recorded(paths) == ["campaign", "note-0", "note-1", "note-2"]
     assert ledger.state == replay(read_journal(paths.journal))
+
+
+def test_while_the_journal_cannot_be_read_again_nothing_is_told_and_the_next_call_tries(
+    ledger: Ledger, paths: CampaignPaths, disk: Fsyncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise JournalError("read-only")
+
+    disk.error = errno.ENOSPC
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger_module, "JournalWriter", refuse)
+        with pytest.raises(JournalWriteError, match="No space left"):
+            ledger.append([note(1)])
+        disk.error = None
+        with pytest.raises(JournalWriteError, match="read-only"):
+            ledger.append([note(1)])
+        with pytest.raises(JournalWriteError, match="read-only"):
+            ledger.news(0)
+    assert ledger.news(ledger.state.version + 1) is None
+    assert ledger.state == replay(read_journal(paths.journal))
+    ledger.append([note(1)])
+    assert recorded(paths) == ["campaign", "note-1"]
+
+
+def test_a_closed_ledger_takes_nothing_and_leaves_the_journal_to_others(
+    ledger: Ledger, paths: CampaignPaths
+) -> None:
+    ledger.close()
+    with pytest.raises(JournalError, match="was closed"):
+        ledger.append([note(1)])
+    Ledger(paths).close()
 
 
 def test_a_failed_fsync_is_an_error_for_all_and_for_everything_after(
