@@ -12,10 +12,42 @@ from pathlib import Path
 import numpy as np
 
 from autohyp.execution.evaluation import EvaluationData, EvaluationResult, serve_evaluation
+from autohyp.execution.job import OutcomeStatus, TrainingJob, TrainingOutcome
 from autohyp.execution.protocol import FrameChannel
 from autohyp.testing import scripted_client
 
-__all__ = ["evaluate_model", "evaluate_script", "tiny_data", "write_scripted_source", "write_tiny_data"]
+__all__ = [
+    "evaluate_model",
+    "evaluate_script",
+    "make_outcome",
+    "tiny_data",
+    "write_scripted_source",
+    "write_tiny_data",
+]
+
+
+def make_outcome(job: TrainingJob, val_bpb: float) -> TrainingOutcome:
+    """What the launcher tells of a job that used its budget, or was cancelled."""
+    cancelled = job.cancelled()
+    return TrainingOutcome(
+        run_id=job.run_id,
+        status=OutcomeStatus.CANCELLED if cancelled else OutcomeStatus.COMPLETED,
+        reason="",
+        val_bpb=None if cancelled else val_bpb,
+        val_bpb_legacy=None,
+        budget_s=job.budget_s,
+        charged_s=job.budget_s,
+        startup_s=0.0,
+        evaluation_s=0.0,
+        total_s=job.budget_s,
+        num_steps=1,
+        peak_memory_mb=1.0,
+        summary={},
+        curve=(),
+        integrity={},
+        sandbox="none",
+        log_tail="",
+    )
 
 
 def tiny_data(

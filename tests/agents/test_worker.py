@@ -12,7 +12,7 @@ from autohyp.agents.base import RunOrder
 from autohyp.agents.worker import Slot, Worker
 from autohyp.config import CampaignConfig
 from autohyp.errors import JournalError, WorkspaceError
-from autohyp.execution.job import OutcomeStatus, TrainingJob, TrainingOutcome
+from autohyp.execution.job import TrainingJob, TrainingOutcome
 from autohyp.execution.sandbox.select import select_sandbox
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import Draft
@@ -26,31 +26,10 @@ from autohyp.testing.fakes import (
     make_experiment,
     make_run,
 )
+from autohyp.testing.scripted_training import make_outcome
 
 RUN = make_run()
 Training = Callable[[TrainingJob], None]
-
-
-def outcome(job: TrainingJob) -> TrainingOutcome:
-    return TrainingOutcome(
-        run_id=job.run_id,
-        status=OutcomeStatus.CANCELLED if job.cancelled() else OutcomeStatus.COMPLETED,
-        reason="",
-        val_bpb=None if job.cancelled() else 1.5,
-        val_bpb_legacy=None,
-        budget_s=job.budget_s,
-        charged_s=job.budget_s,
-        startup_s=0.0,
-        evaluation_s=0.0,
-        total_s=job.budget_s,
-        num_steps=1,
-        peak_memory_mb=1.0,
-        summary={},
-        curve=(),
-        integrity={},
-        sandbox="none",
-        log_tail="",
-    )
 
 
 class Bench:
@@ -79,7 +58,7 @@ class Bench:
 
         def train(job: TrainingJob) -> TrainingOutcome:
             self.during(job)
-            return outcome(job)
+            return make_outcome(job, 1.5)
 
         monkeypatch.setattr(worker_module, "run_training", train)
         config = CampaignConfig(profile="cpu").resolved(Hardware(cpus=1, memory_gb=4))

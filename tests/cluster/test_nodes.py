@@ -35,13 +35,14 @@ from autohyp.cluster.hosts import MAX_GAP_S, Hearing, Place, gpu_nodes, gpu_plac
 from autohyp.cluster.leftovers import end_session_processes
 from autohyp.config import CampaignConfig
 from autohyp.errors import ClusterError
-from autohyp.execution.job import OutcomeStatus, TrainingJob, TrainingOutcome
+from autohyp.execution.job import TrainingJob, TrainingOutcome
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import CampaignState, read_journal, replay
 from autohyp.journal.events import RunLost
 from autohyp.paths import CampaignPaths
 from autohyp.records import Hardware
 from autohyp.testing.objectives import write_target
+from autohyp.testing.scripted_training import make_outcome
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -57,26 +58,7 @@ def waiting_training(job: TrainingJob) -> TrainingOutcome:
         if job.cancelled():
             break
         time.sleep(0.05)
-    status = OutcomeStatus.CANCELLED if job.cancelled() else OutcomeStatus.COMPLETED
-    return TrainingOutcome(
-        run_id=job.run_id,
-        status=status,
-        reason="",
-        val_bpb=1.0 + job.seed / 1e6,
-        val_bpb_legacy=1.0,
-        budget_s=job.budget_s,
-        charged_s=job.budget_s,
-        startup_s=0.0,
-        evaluation_s=0.0,
-        total_s=job.budget_s,
-        num_steps=1,
-        peak_memory_mb=1.0,
-        summary={},
-        curve=(),
-        integrity={},
-        sandbox="none",
-        log_tail="",
-    )
+    return make_outcome(job, 1.0 + job.seed / 1e6)
 
 
 class WaitingWorker(WorkerActor):

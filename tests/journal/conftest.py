@@ -7,9 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from autohyp.journal import Draft, JournalWriter
+from autohyp.journal import Draft, Entry, JournalWriter
 from autohyp.journal.events import CampaignCreated, NoteWritten
+from autohyp.journal.segments import sealed_numbers, sealed_path
+
+PROPERTY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The segments in order, the one being written last."""
+    sealed = [sealed_path(path, number) for number in sealed_numbers(path)]
+    return [*sealed, path] if path.exists() else sealed
+
+
+def all_bytes(path: Path) -> bytes:
+    """The journal as if it were one file."""
+    return b"".join(file.read_bytes() for file in files_of(path))
+
+
+def keys(entries: list[Entry]) -> list[str]:
+    return [entry.key for entry in entries]
 
 
 def _note(number: int) -> Draft:

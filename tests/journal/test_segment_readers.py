@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autohyp.errors import JournalDamagedError, JournalError
@@ -27,26 +27,10 @@ from autohyp.journal.segments import (
     sealed_path,
 )
 
+from .conftest import PROPERTY, all_bytes, files_of
+
 Note = Callable[[int], Draft]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-PROPERTY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The segments in order, the one being written last."""
-    sealed = [sealed_path(path, number) for number in sealed_numbers(path)]
-    return [*sealed, path] if path.exists() else sealed
-
-
-def all_bytes(path: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in files_of(path))
-
-
-def keys(entries: list[Entry]) -> list[str]:
-    return [entry.key for entry in entries]
-
 
 # Following -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autohyp.errors import JournalError
@@ -26,26 +26,10 @@ from autohyp.journal.segments import (
 from autohyp.paths import find_campaign
 from autohyp.testing.campaigns import CampaignShape, campaign_entries
 
+from .conftest import PROPERTY, all_bytes, files_of, keys
+
 Note = Callable[[int], Draft]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-PROPERTY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The segments in order, the one being written last."""
-    sealed = [sealed_path(path, number) for number in sealed_numbers(path)]
-    return [*sealed, path] if path.exists() else sealed
-
-
-def all_bytes(path: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in files_of(path))
-
-
-def keys(entries: list[Entry]) -> list[str]:
-    return [entry.key for entry in entries]
-
 
 # Sealing -------------------------------------------------------------------------------------
 
@@ -246,37 +230,26 @@ def test_a_segment_that_cannot_be_sealed_goes_on_growing(
     assert keys(read_journal(path)) == ["note-1", "note-2", "note-3", "note-4"]
 
 
-def test_a_seal_that_cannot_be_undone_ends_the_writer(
-    tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
+def fail_for_good(name: str) -> None:
+    if name in ("rename", "unlink"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(fail_for_good, id="a seal that cannot be undone: readers may take it for whole"),
+        pytest.param(refuse("fsync", errno.EIO), id="the folder's sync"),
+    ],
+)
+def test_after_a_failure_of_unknown_outcome_the_writer_refuses_to_go_on(
+    tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]
 ) -> None:
-    """Readers may take what has the sealed name for whole."""
     path = tmp_path / "journal.jsonl"
-
-    def before(name: str) -> None:
-        if name in ("rename", "unlink"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
     with JournalWriter(path, segment_bytes=1) as writer:
         writer.append([note(1)])
         with monkeypatch.context() as patch:
             patch.setattr(journal_file, "os", Calls(before))
-            with pytest.raises(JournalError, match="the disk failed"):
-                writer.append([note(2)])
-        with pytest.raises(JournalError, match="the disk failed"):
-            writer.append([note(3)])
-    with JournalWriter(path) as again:
-        again.append([note(4)])
-    assert keys(read_journal(path)) == ["note-1", "note-4"]
-
-
-def test_after_a_failed_sync_of_the_folder_the_writer_refuses_to_go_on(
-    tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "journal.jsonl"
-    with JournalWriter(path, segment_bytes=1) as writer:
-        writer.append([note(1)])
-        with monkeypatch.context() as patch:
-            patch.setattr(journal_file, "os", Calls(refuse("fsync", errno.EIO)))
             with pytest.raises(JournalError, match="the disk failed"):
                 writer.append([note(2)])
         with pytest.raises(JournalError, match="the disk failed"):
