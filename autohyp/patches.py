@@ -64,29 +64,21 @@ def _common_head(old: Sequence[str], new: Sequence[str]) -> int:
 def _hunks(old: list[str], new: list[str]) -> list[list[_Opcode]]:
     """The opcodes of each hunk, as from `difflib.SequenceMatcher.get_grouped_opcodes`.
 
-    Only what is between the common head and tail, and its context, is compared.
+    Only what is between the common head and tail is compared: a change never moves into its own context,
+    whose length tells `git apply` whether a hunk has to stand at the file's end.
     """
     head = _common_head(old, new)
     tail = _common_head(old[head:][::-1], new[head:][::-1])
-    above, below = min(CONTEXT_LINES, head), min(CONTEXT_LINES, tail)
-    num_old, num_new = len(old) - head - tail, len(new) - head - tail
-    if num_old * num_new > MAX_COMPARISONS:
-        whole: list[_Opcode] = [
-            ("equal", 0, above, 0, above),
-            ("replace", above, above + num_old, above, above + num_new),
-            ("equal", above + num_old, above + num_old + below, above + num_new, above + num_new + below),
-        ]
-        groups = [[code for code in whole if code[1] < code[2] or code[3] < code[4]]]
-    else:
-        start = head - above
-        matcher = difflib.SequenceMatcher(
-            None,
-            old[start : head + num_old + below],
-            new[start : head + num_new + below],
-        )
-        groups = [list(group) for group in matcher.get_grouped_opcodes(CONTEXT_LINES)]
-    shift = head - above
-    return [[(tag, *(at + shift for at in places)) for tag, *places in group] for group in groups]  # type: ignore[misc]
+    old_stop, new_stop = len(old) - tail, len(new) - tail
+    matcher = difflib.SequenceMatcher(None, old[head:old_stop], new[head:new_stop])
+    changes: list[_Opcode] = [("replace", head, old_stop, head, new_stop)]
+    if (old_stop - head) * (new_stop - head) <= MAX_COMPARISONS:
+        changes = [(tag, *(at + head for at in places)) for tag, *places in matcher.get_opcodes()]  # type: ignore[misc]
+    codes = [("equal", 0, head, 0, head), *changes, ("equal", old_stop, len(old), new_stop, len(new))]
+    matcher.opcodes = [  # type: ignore[attr-defined]  # what get_opcodes gives once it is known
+        code for code in codes if code[1] < code[2] or code[3] < code[4]
+    ]
+    return [list(group) for group in matcher.get_grouped_opcodes(CONTEXT_LINES)]
 
 
 def _range(start: int, stop: int) -> str:

@@ -32,6 +32,7 @@ def far_apart(num_lines: int) -> tuple[str, str]:
 @example("x", "")
 @example("x", "x\n")
 @example("a\nx", "b\nx")
+@example("a\na\na\na\na", "b\na\na\na\na")
 @example("x\n" * 9 + "y", "z\n" + "x\n" * 9 + "y")
 @example(*far_apart(1001))
 def test_a_diff_gives_the_new_text_to_the_byte(old: str, new: str) -> None:
@@ -52,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example("x", "")
 @example("x", "x\n")
 @example("a\nx", "b\nx")
+@example("a\na\na\na\na", "b\na\na\na\na")
 @example("a = 1\r\nb = 2\r\n", "a = 1\r\nb = 3")
 @example(*far_apart(1001))
 def test_git_applies_it(folder: Path, old: str, new: str) -> None:

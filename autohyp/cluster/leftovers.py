@@ -41,8 +41,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 def session_processes(session_dir: str) -> list[psutil.Process]:
     """Every living process of the Ray session with this folder, but for the caller and its ancestors."""
-    me = psutil.Process()
-    spared = {me.pid} | {parent.pid for parent in me.parents()}
+    spared = _own_line()
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         if process.pid not in spared and process.pid not in found and _belongs(process.pid, session_dir):
@@ -121,6 +120,17 @@ def _clear(session_dir: str) -> None:
         with suppress(OSError):
             if latest.readlink().name == Path(session_dir).name:
                 latest.unlink()
+
+
+def _own_line() -> set[int]:
+    """This process and its ancestors, as far as they live: a keeper asks just when its driver dies."""
+    line: set[int] = set()
+    process: psutil.Process | None = psutil.Process()
+    with suppress(psutil.NoSuchProcess):
+        while process is not None:
+            line.add(process.pid)
+            process = process.parent()
+    return line
 
 
 def _belongs(pid: int, session_dir: str) -> bool:
