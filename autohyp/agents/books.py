@@ -71,7 +71,7 @@ class Books:
         for entry in news.entries:
             if entry.key not in own:
                 self._note(entry)
-            elif entry.event == own[entry.key]:
+            elif entry.event is own[entry.key] or entry.event == own[entry.key]:
                 self.state.version = entry.seq
             else:  # somebody else had recorded this fact first, in other words
                 self._begin_anew()

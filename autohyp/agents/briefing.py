@@ -85,19 +85,27 @@ class Briefing:
         )
 
     def _forget(self, noise: NoiseFloor | None, touched: Collection[str] | None) -> None:
-        """Drop what must be told anew."""
+        """Drop what must be told anew, and state the errors of the rest in the noise as it is now."""
         now, before = (noise.sd_bpb if noise else None), self._noise_sd_bpb
-        moved = now != before and (now is None or before is None or abs(now - before) > NOISE_CHANGE * before)
-        if moved:
-            self._noise_sd_bpb = now
-        if touched is None or moved:
+        if touched is None or (now != before and not (now and before)):
             self._past.clear()
+            self._noise_sd_bpb = now
+        elif now and before and abs(now - before) > NOISE_CHANGE * before:
+            # A gain's error is so many times the noise: looking up the results again would take 100 x longer.
+            self._past = {name: _rescaled(past, now / before) for name, past in self._past.items()}
+            self._noise_sd_bpb = now
         for name in touched or ():
             self._past.pop(name, None)
 
     def _tell(self, state: CampaignState, name: str) -> PastExperiment:
         told = self._past.get(name)
         return told or past_experiment(state, state.experiments[name], state.noise)
+
+
+def _rescaled(past: PastExperiment, factor: float) -> PastExperiment:
+    if past.gain_sd_bpb is None:
+        return past
+    return past.model_copy(update={"gain_sd_bpb": past.gain_sd_bpb * factor})
 
 
 def _remembered(state: CampaignState) -> list[str]:

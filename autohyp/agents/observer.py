@@ -83,6 +83,7 @@ class Observer:
         self._obeyed: ev.StopRequested | None = None
         self._let_go: set[str] = set()
         self.finished: str | None = None
+        self._restore_commits()
         self._settle_orphans()
         self._catch_up()
         self._end_turn()
@@ -109,7 +110,6 @@ class Observer:
     def _end_turn(self) -> None:
         """Make the turn's changes durable, then do what they mean for the world outside."""
         effects, self._when_durable = self._when_durable, []
-        self._workspace.settle()  # an experiment that the journal tells of has its commit
         try:
             self._books.flush()
         except JournalError:
@@ -120,6 +120,8 @@ class Observer:
             self._settle_orphans()
             self._books.flush()
             return
+        # Commits are written while the ledger works; nobody is sent to one that is not there.
+        self._workspace.settle()
         for effect in effects:
             effect()
 
@@ -143,6 +145,11 @@ class Observer:
     def _session_id(self) -> str:
         sessions = self._state.sessions
         return sessions[-1].started.session_id if sessions else ""
+
+    def _restore_commits(self) -> None:
+        """Make the commits that the journal tells of and an observer had no time to write."""
+        experiments = {e.experiment_id: e.experiment for e in self._state.open_experiments()}
+        self._workspace.restore(experiments, experiments.__getitem__)
 
     # What ended ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -12,7 +12,7 @@ import ray
 from autohyp.agents.base import News
 from autohyp.errors import JournalError, JournalWriteError
 from autohyp.journal import Draft, Entry
-from autohyp.journal.events import WireEntry
+from autohyp.journal.events import Event, WireEntry
 from autohyp.records import Tool, WorkerLive
 
 __all__ = ["ActorHandle", "ObjectRef", "RayLedger", "WireNews", "last_line"]
@@ -26,6 +26,10 @@ ObjectRef = Any
 WireNews = tuple[list[WireEntry], list[ObjectRef]]
 """Entries, or a reference to a whole state: in a list, because Ray would hand on the object itself
 otherwise."""
+
+_Sent = tuple[bytes, Event]
+"""An event as JSON, and itself."""
+_NOTHING_SENT: Mapping[str, _Sent] = {}
 
 RETRY_S = 2.0
 """How long to wait before asking a ledger again whose disk is full."""
@@ -47,18 +51,19 @@ class RayLedger:
             wire = [draft.wire() for draft in drafts]
         except ValueError as error:
             raise JournalError(f"a change cannot be written as JSON: {error}") from None
-        return self._patiently(lambda: self._actor.append.remote(wire, since))
+        own = {draft.key: (data, draft.event) for draft, (_, _, data) in zip(drafts, wire, strict=True)}
+        return self._patiently(lambda: self._actor.append.remote(wire, since), own)
 
     def news(self, since: int) -> News:
         """See `LedgerClient.news`; a whole state comes through the object store."""
         return self._patiently(lambda: self._actor.news.remote(since))
 
-    def _patiently(self, ask: Callable[[], ObjectRef]) -> News:
+    def _patiently(self, ask: Callable[[], ObjectRef], own: Mapping[str, _Sent] = _NOTHING_SENT) -> News:
         """The ledger's answer, however long its disk has no room."""
         while True:
             try:
                 answer: Any = ray.get(ask())
-                return _read(answer)
+                return _read(answer, own)
             except JournalWriteError as error:
                 log.warning("%s; trying again", last_line(error))
                 time.sleep(RETRY_S)
@@ -73,10 +78,16 @@ class RayLedger:
         self._actor.heartbeat.remote(lives)
 
 
-def _read(news: WireNews) -> News:
+def _read(news: WireNews, own: Mapping[str, _Sent]) -> News:
+    """What the ledger sent; the caller's `own` events, by key, are not parsed when they come back."""
     entries, references = news
     state: Any = ray.get(references[0]) if references else None
-    return News([Entry.from_wire(entry) for entry in entries], state)
+    return News([_entry(wire, own.get(wire[2])) for wire in entries], state)
+
+
+def _entry(wire: WireEntry, sent: _Sent | None) -> Entry:
+    seq, ts, key, _, data = wire
+    return Entry(seq, ts, key, sent[1]) if sent is not None and sent[0] == data else Entry.from_wire(wire)
 
 
 def last_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ then, without hooks and without anybody's settings.
 What a killed process leaves is a valid repository, and `commit_experiment` returns when its objects and its
 ref are in place. They are not flushed to the disk, but for the champion's: three fsyncs an experiment would
 compete with the journal's. A commit is a function of what the journal holds of it, so whatever a power
-failure took, `restore` makes again, to the same hash. Not covered: copies of the repository on other nodes.
+failure took, or a killed process did not come to write, `restore` makes again, to the same hash. Not covered: copies of the repository on other nodes.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Workspace:
             written.result()
 
     def restore(self, experiment_ids: Iterable[str], experiment: Callable[[str], Experiment]) -> list[str]:
-        """Make again what a power failure took of these experiments, in their order; returns whose.
+        """Make again what of these experiments was lost or never written, in their order; returns whose.
 
         Only what was made since the last packing is looked up and read: packs are flushed to the disk. Raises
         WorkspaceError if a commit cannot be made again.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -275,6 +275,10 @@ class InMemoryWorkspace(Workspace):
 
     def settle(self) -> None:
         """Nothing is written later."""
+
+    def restore(self, experiment_ids: Iterable[str], experiment: Callable[[str], Experiment]) -> list[str]:
+        """Nothing is ever lost."""
+        return []
 
     def set_champion(self, commit: str) -> None:
         """See `Workspace.set_champion`."""

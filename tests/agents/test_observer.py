@@ -11,7 +11,8 @@ import pytest
 
 from autohyp.agents.observer import Observer
 from autohyp.config import CampaignConfig, LimitsConfig
-from autohyp.errors import JournalError
+from autohyp.errors import JournalError, WorkspaceError
+from autohyp.execution.workspace import Workspace
 from autohyp.journal import CampaignState, Draft, ExperimentEntry
 from autohyp.journal import events as ev
 from autohyp.records import (
@@ -720,3 +721,27 @@ def test_over_git_every_experiment_has_a_ref_and_the_champions_log_tells_the_sto
     kept = state.experiments["exp-0003-try-real-gain"].experiment
     assert "+MATRIX_LR = 0.08" in kept.diff
     assert "1 file changed" in kept.diff_stat
+
+
+def test_a_commit_that_an_observer_had_no_time_to_write_is_made_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = SimulatedCampaign.at(tmp_path, OBJECTIVE, HYPOTHESES, config())
+    campaign.play(until=1)
+
+    def die(*_: object) -> None:
+        raise ProcessDiedError("the changes are durable, the files are not written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "_write", lambda *_: None)
+        patched.setattr(campaign.fleet, "assign", die)
+        with pytest.raises(ProcessDiedError):
+            campaign.play()
+    campaign.workspace = Workspace(tmp_path / "repo.git")
+    [entry] = campaign.ledger.state().open_experiments()
+    with pytest.raises(WorkspaceError):
+        campaign.workspace.read(entry.experiment.commit)
+    campaign.play()
+    for entry in campaign.ledger.state().experiments.values():
+        assert campaign.workspace.read(entry.experiment.commit)
+        assert campaign.workspace.read(f"experiments/{entry.experiment_id}")

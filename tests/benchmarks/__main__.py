@@ -15,6 +15,7 @@ from autohyp.testing.campaigns import CampaignShape, write_campaign
 from .cost import measure_cost
 from .figures import Figure, machine, table
 from .reopening import measure_reopening
+from .starting import measure_starting
 from .transitions import measure_ledger_alone, measure_through_ray
 from .views import measure_views
 from .whole import measure_whole
@@ -23,6 +24,7 @@ SHORT_PARTS: dict[str, Callable[[Path], list[Figure]]] = {
     "ledger": measure_through_ray,
     "alone": measure_ledger_alone,
     "whole": measure_whole,
+    "starting": measure_starting,
 }
 LONG_PARTS: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
     "reopen": measure_reopening,
