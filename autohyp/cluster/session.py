@@ -225,12 +225,12 @@ class Session:
         workspace.close()
 
     def _restore_commits(self, experiments: Mapping[str, ExperimentEntry]) -> None:
-        """Make the commits again that the journal knows and a power failure took from the repository."""
+        """Make the commits again that the journal knows and the repository does not."""
         workspace = Workspace(self._paths.repository)
         lost = workspace.restore(experiments, lambda name: experiments[name].experiment)
         workspace.close()
         if lost:
-            log.warning("%d commits were lost with the machine's power and made again", len(lost))
+            log.warning("%d commits were lost (a power failure, a kill) and made again", len(lost))
 
     def _started(self, config: CampaignConfig) -> SessionStarted:
         return SessionStarted(

@@ -8,7 +8,8 @@ then, without hooks and without anybody's settings.
 What a killed process leaves is a valid repository, and `commit_experiment` returns when its objects and its
 ref are in place. They are not flushed to the disk, but for the champion's: three fsyncs an experiment would
 compete with the journal's. A commit is a function of what the journal holds of it, so whatever a power
-failure took, or a killed process did not come to write, `restore` makes again, to the same hash. Not covered: copies of the repository on other nodes.
+failure took, or a killed process did not come to write, `restore` makes again, to the same hash. Not covered:
+copies of the repository on other nodes.
 """
 
 from __future__ import annotations
@@ -380,7 +381,7 @@ class Workspace:
         text = message.replace("\0", "")  # which ends a message
         return objects.add("commit", "\n".join([*lines, "", text]).encode(errors="backslashreplace"))
 
-    # What a power failure took -----------------------------------------------------------------
+    # What was lost -----------------------------------------------------------------------------
 
     def _is_whole(self, experiment: Experiment) -> bool:
         """Whether its ref and its objects hold what their names say."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from autohyp.agents.base import RunOrder
 from autohyp.agents.observer import Observer
 from autohyp.config import CampaignConfig, LimitsConfig
 from autohyp.errors import JournalError, WorkspaceError
@@ -729,16 +730,22 @@ def test_a_commit_that_an_observer_had_no_time_to_write_is_made_by_the_next(
     campaign = SimulatedCampaign.at(tmp_path, OBJECTIVE, HYPOTHESES, config())
     campaign.play(until=1)
 
-    def die(*_: object) -> None:
-        raise ProcessDiedError("the changes are durable, the files are not written")
+    known = set(campaign.ledger.state().experiments)
+    assign = campaign.fleet.assign
+
+    def die_at_a_new_one(worker_id: str, order: RunOrder) -> None:
+        if order.run.experiment_id not in known:
+            raise ProcessDiedError("the changes are durable, the files are not written")
+        assign(worker_id, order)
 
     with monkeypatch.context() as patched:
         patched.setattr(Workspace, "_write", lambda *_: None)
-        patched.setattr(campaign.fleet, "assign", die)
+        patched.setattr(campaign.fleet, "assign", die_at_a_new_one)
         with pytest.raises(ProcessDiedError):
             campaign.play()
     campaign.workspace = Workspace(tmp_path / "repo.git")
-    [entry] = campaign.ledger.state().open_experiments()
+    *_, entry = campaign.ledger.state().open_experiments()
+    assert entry.experiment_id not in known
     with pytest.raises(WorkspaceError):
         campaign.workspace.read(entry.experiment.commit)
     campaign.play()
