@@ -102,41 +102,38 @@ class _Waiting:
 
 
 class LedgerActor:
-    """The campaign's one writer (`autohyp.agents.ledger`)."""
+    """The campaign's one writer (`autohyp.agents.ledger`).
+
+    A commit holds up the event loop: a thread for it would wait for this one twice, and nothing may be read
+    meanwhile anyway. What arrives until its fsync is over shares the next commit.
+    """
 
     def __init__(self, root: Path) -> None:
         _see_no_gpu()
         self._ledger = Ledger(CampaignPaths(root))
         self._waiting: list[_Waiting] = []
-        self._committing: asyncio.Task[None] | None = None
-        self._idle = asyncio.Lock()
         self._published: tuple[int, list[ObjectRef]] = (-1, [])
         # What was replayed stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
 
     async def append(self, drafts: Sequence[WireDraft], since: int | None = None) -> WireNews:
-        """Return once the drafts are durable; what arrives during a commit shares the next one."""
+        """Return once the drafts are durable."""
         try:
             request = Request([Draft.from_wire(draft) for draft in drafts])
         except ValueError as error:
             raise JournalError(f"not an event: {' '.join(str(error).split())[:200]}") from None
-        waiting = _Waiting(request, since, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, since, loop.create_future())
         self._waiting.append(waiting)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_all())
+        if len(self._waiting) == 1:
+            loop.call_soon(self._commit)  # behind the calls that have arrived by now
         return await waiting.answer
 
-    async def _commit_all(self) -> None:
-        while self._waiting:
-            async with self._idle:
-                batch, self._waiting = self._waiting, []
-                await self._commit(batch)
-        self._committing = None
-
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    def _commit(self) -> None:
+        batch, self._waiting = self._waiting, []
         try:
-            await asyncio.to_thread(self._ledger.commit, [waiting.request for waiting in batch])
+            self._ledger.commit([waiting.request for waiting in batch])
         except Exception as error:
             for waiting in batch:
                 waiting.request.error = waiting.request.error or JournalError(repr(error))
@@ -155,11 +152,10 @@ class LedgerActor:
 
     async def news(self, since: int) -> WireNews:
         """See `LedgerClient.news`."""
-        async with self._idle:
-            return self._news(since)
+        return self._news(since)
 
     def _news(self, since: int) -> WireNews:
-        """The entries, or a reference to the whole state, an immutable object; never during a commit."""
+        """The entries, or a reference to the whole state, an immutable object."""
         entries = self._ledger.news(since)
         if entries is not None:
             return entries, []
@@ -170,8 +166,7 @@ class LedgerActor:
 
     async def tools(self) -> list[Tool]:
         """See `LedgerClient.tools`."""
-        async with self._idle:
-            return list(self._ledger.state.tools.values())
+        return list(self._ledger.state.tools.values())
 
     async def heartbeat(self, lives: Sequence[WorkerLive]) -> None:
         """See `Ledger.heartbeat`; the files of hundreds of workers must not keep callers waiting."""
@@ -183,8 +178,7 @@ class LedgerActor:
 
     async def close(self) -> None:
         """Release the journal; called when the campaign's session is over."""
-        async with self._idle:
-            self._ledger.close()
+        self._ledger.close()
 
     def __repr__(self) -> str:
         return f"Ledger({self._ledger.state.tag})"
