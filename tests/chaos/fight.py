@@ -33,6 +33,7 @@ LOOK_INTERVAL_S = 1.0
 STALL_S = 240.0
 """Without any progress for so long a campaign does not go on."""
 GONE_S = 30.0
+RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """How long processes may take to follow what they belonged to."""
 DRIVER_NOTICES_S = 90.0
 MAX_ABSENCE_S = 6.0
@@ -283,6 +284,9 @@ class Fight:
             self._herd.own.discard(self._nodes.pid)
             self._nodes.close()
             self._nodes = None
+            # Ray's agents stay when the gcs is killed. This cluster is the harness's own, which clears it up
+            # as autohyp's keeper does for a cluster that autohyp started; whatever else is left counts.
+            kill(found for found in self._herd.look() if found.title.startswith(RAYS_AGENTS))
 
     def _expect_nothing_left(self) -> None:
         """What belonged to a driver or a cluster that is gone must vanish by itself."""
