@@ -210,7 +210,7 @@ class FolderSync:
 
         When somebody else wrote the folder since, or nobody knows what changed (None), all are looked at.
         """
-        with self._alone() as is_as_left:
+        with self._alone() as is_as_left, collector_paused():
             notes = plans.notes_by_experiment(state)
             if touched is None or force or not is_as_left:
                 self._load(force)
@@ -312,18 +312,17 @@ class FolderSync:
         """The jobs carried out, a chunk after the other, by this process or by forks of it."""
         chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
         root = self._paths.root
-        with collector_paused():
-            if len(jobs) < _MIN_PARALLEL or self._processes < 2 or not _may_fork():
-                for chunk in chunks:
-                    yield _carry_out(root, state, notes, chunk)
-                return
-            global _inherited
-            _inherited = lambda number: _carry_out(root, state, notes, chunks[number])  # noqa: E731
-            try:
-                with multiprocessing.get_context("fork").Pool(self._processes) as pool:
-                    yield from pool.imap(_carry_out_inherited, range(len(chunks)))
-            finally:
-                _inherited = None
+        if len(jobs) < _MIN_PARALLEL or self._processes < 2 or not _may_fork():
+            for chunk in chunks:
+                yield _carry_out(root, state, notes, chunk)
+            return
+        global _inherited
+        _inherited = lambda number: _carry_out(root, state, notes, chunks[number])  # noqa: E731
+        try:
+            with multiprocessing.get_context("fork").Pool(self._processes) as pool:
+                yield from pool.imap(_carry_out_inherited, range(len(chunks)))
+        finally:
+            _inherited = None
 
     # What was done ---------------------------------------------------------------------------
 

@@ -45,7 +45,11 @@ def measure_through_ray(folder: Path) -> list[Figure]:
     )
     with local_cluster(config):
         callers = [_CALLER.remote() for _ in range(NUM_CALLERS)]
-        return _measure_throughput(folder, callers) + _measure_acknowledgement(folder, callers)
+        return [
+            *_measure_throughput(folder, callers),
+            *_measure_acknowledgement(folder, callers[:1]),
+            *_measure_acknowledgement(folder, callers),
+        ]
 
 
 def _measure_throughput(folder: Path, callers: list[Any], num_results: int = 12_000) -> list[Figure]:
@@ -76,14 +80,15 @@ def _measure_acknowledgement(
     folder: Path, callers: list[Any], per_second: int = 200, seconds: int = 20
 ) -> list[Figure]:
     """Every worker sends at random times; the time from a result to its acknowledgement."""
-    paths, drafts = _prepare(folder / "acknowledgement", per_second * seconds)
+    paths, drafts = _prepare(folder / f"acknowledgement-{len(callers)}", per_second * seconds)
     rate, num_here = per_second / NUM_SIMULATED_WORKERS, NUM_SIMULATED_WORKERS // len(callers)
     with _ledger(paths) as ledger:
         _hand_out(callers, ledger, drafts)
         lists = ray.get([caller.send_at_rate.remote(num_here, rate) for caller in callers])
     _check(paths, len(drafts))
     times_ms = [1000 * time_s for times in lists for time_s in times]
-    what = f"acknowledgement, {NUM_SIMULATED_WORKERS} simulated workers, {per_second} results/s in all"
+    where = "one process" if len(callers) == 1 else f"{len(callers)} processes"
+    what = f"acknowledgement, {NUM_SIMULATED_WORKERS} simulated workers in {where}, {per_second} results/s"
     note = f"of {len(times_ms):,} results; the longest took {max(times_ms):.0f} ms"
     return [
         Figure(f"{what}, p99", percentile(times_ms, 99), "ms", 20, note=note),
