@@ -20,6 +20,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import groupby
 
 from autohyp.errors import EditError
 from autohyp.patches import TARGET_NAME, apply_patch, reverse_patch, unified_diff
@@ -272,6 +273,32 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
+def _assigned_literal(statement: ast.stmt) -> str | None:
+    """The name that a statement binds to a plain literal, which no other such statement can depend on."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    elif isinstance(statement, ast.AnnAssign):
+        target = statement.target
+    else:
+        return None
+    if isinstance(target, ast.Name) and statement.value is not None and _literal(statement.value) is not None:
+        return target.id
+    return None
+
+
+def _in_order(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements with neighbouring assignments of literals by name: their order means nothing, unless
+    a name is assigned twice."""
+    ordered: list[ast.stmt] = []
+    for is_literal, group in groupby(body, lambda statement: _assigned_literal(statement) is not None):
+        statements = list(group)
+        names = [_assigned_literal(statement) or "" for statement in statements]
+        if is_literal and len(set(names)) == len(names):
+            statements = [statements[at] for at in sorted(range(len(names)), key=names.__getitem__)]
+        ordered += statements
+    return ordered
+
+
 def _canonical(node: object, pieces: list[str]) -> None:
     """Append a spelling of the tree that neither layout nor the Python version changes.
 
@@ -291,6 +318,8 @@ def _canonical(node: object, pieces: list[str]) -> None:
                 continue
             if field == "body" and isinstance(node, _WITH_DOCSTRING):
                 value = _without_docstring(node.body)
+                if isinstance(node, ast.Module):
+                    value = _in_order(value)
             pieces.append(f" {field}=")
             _canonical(value, pieces)
         pieces.append(")")
@@ -306,7 +335,8 @@ def _canonical(node: object, pieces: list[str]) -> None:
 
 @lru_cache(maxsize=1024)
 def fingerprint(source: str) -> str:
-    """SHA-256 (hex) of the program: comments, docstrings, layout and constant arithmetic make no difference.
+    """SHA-256 (hex) of the program. Comments, docstrings, layout, constant arithmetic and the order of
+    constants that stand together make no difference.
 
     Raises EditError if `source` does not parse.
     """

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("apply")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TEXTS, TEXTS)
 @example("", "x")
 @example("x", "")
@@ -66,7 +66,7 @@ def test_git_applies_it(folder: Path, old: str, new: str) -> None:
     assert (folder / "train.py").read_bytes() == new.encode()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(TEXTS, TEXTS)
 def test_its_header_and_its_counts_are_gits(old: str, new: str) -> None:
     if old != new:

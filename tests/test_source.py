@@ -221,6 +221,8 @@ def test_apply_edit_takes_every_kind() -> None:
         ("def f():\n    '''doc'''\n    return 1\n", "def f():\n\n    return 1\n"),
         ("x = (1,\n  2)\n", "x = 1, 2\n"),
         ("x = 'a'\n", 'x = "a"\n'),
+        ("A = 1\nB: int = 2**3\nC = 'c'\n", "C = 'c'\nA = 1\nB: int = 8\n"),
+        ("import torch\nA = 1\nB = 2\nf(A)\n", "import torch\nB = 2\nA = 1\nf(A)\n"),
     ],
 )
 def test_spelling_makes_no_difference(one: str, other: str) -> None:
@@ -235,7 +237,10 @@ def test_spelling_makes_no_difference(one: str, other: str) -> None:
         ("A = 1\n", "A = True\n"),
         ("A = '1'\n", "A = 1\n"),
         ("x = a + b\n", "x = b + a\n"),
-        ("A = 1\nB = 2\n", "B = 2\nA = 1\n"),
+        ("A = 1\nA = 2\n", "A = 2\nA = 1\n"),
+        ("A = 1\nf(A)\nA = 2\n", "A = 2\nf(A)\nA = 1\n"),
+        ("A = 1\nB = A\n", "B = A\nA = 1\n"),
+        ("def f():\n    a = 1\n    b = 2\n", "def f():\n    b = 2\n    a = 1\n"),
         ("f(a=1)\n", "f(b=1)\n"),
         ("x = [1, 2]\n", "x = (1, 2)\n"),
         ("def f(a, /): 0\n", "def f(a): 0\n"),

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -276,7 +276,6 @@ def test_bad_settings_are_one_line(cli: Any, env: dict[str, str]) -> None:
     assert next(iter(env)) in result.stderr
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=80))
 def test_a_complaint_is_one_line(prepare: ModuleType, message: str) -> None:
     import contextlib

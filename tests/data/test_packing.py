@@ -52,7 +52,7 @@ def numbered(lengths: list[int]) -> list[list[int]]:
     return [[number + 1] + [0] * (length - 1) for number, length in enumerate(lengths)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=400), st.integers(2, 40))
 def test_rows_are_those_of_the_reference(prepare: ModuleType, lengths: list[int], row_len: int) -> None:
     documents = numbered(lengths)

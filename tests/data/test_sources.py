@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -40,7 +40,6 @@ def texts(source: Any) -> list[str]:
     return [document.text for document in source.documents()]
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab\n", max_size=400), st.integers(4, 50))
 def test_pieces_join_to_the_text_and_fit(prepare: ModuleType, text: str, max_chars: int) -> None:
     pieces = prepare.cut_text(text, max_chars)

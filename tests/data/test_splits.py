@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 SPLITS = ("train", "val", "holdout")
@@ -31,7 +31,6 @@ def assert_disjoint(kept: dict[str, list[str]]) -> None:
     assert not val & holdout
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 4)), min_size=30, max_size=120))
 def test_no_document_is_in_two_splits(prepare: ModuleType, spec: list[tuple[int, int]]) -> None:
     documents = [

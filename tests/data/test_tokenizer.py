@@ -10,11 +10,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_round_trip(prepare: ModuleType, prepared: Path, text: str) -> None:
     tokenizer = prepare.Tokenizer.from_data(prepared)

@@ -12,7 +12,7 @@ from autohyp.testing.scripted_client import Honest, losses_of
 from autohyp.testing.scripted_training import evaluate_model, tiny_data
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**32),
     scale=st.sampled_from([0.0, 0.5, 2.0, 4.0]),

@@ -32,7 +32,7 @@ def draw(n_rows: int, batch: int, fixed_shape: bool, seed: int) -> tuple[Plan, n
     return plan, data.rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_every_row_counts_once(drawn: tuple[int, int, bool, int]) -> None:
     plan, rows = draw(*drawn)
@@ -45,7 +45,7 @@ def test_every_row_counts_once(drawn: tuple[int, int, bool, int]) -> None:
     assert counted == Counter(range(len(rows)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_nothing_reveals_a_hidden_continuation_before_its_probe_is_answered(
     drawn: tuple[int, int, bool, int],
@@ -63,7 +63,7 @@ def test_nothing_reveals_a_hidden_continuation_before_its_probe_is_answered(
             asked.setdefault(splice.row, index)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_probes_have_one_shape_and_contain_their_keys(drawn: tuple[int, int, bool, int]) -> None:
     plan, _ = draw(*drawn)

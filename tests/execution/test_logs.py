@@ -6,10 +6,20 @@ from pathlib import Path
 from unicodedata import category
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autohyp.execution.logs import TAIL_CHARACTERS, LogSink, TextCleaner, clean, error_line, parse_summary
+from autohyp.execution.logs import (
+    MASK,
+    MAX_HELD,
+    TAIL_CHARACTERS,
+    LogSink,
+    SecretMasker,
+    TextCleaner,
+    clean,
+    error_line,
+    parse_summary,
+)
 from autohyp.execution.streams import CURVE_POINTS, Curve, Lines, as_object, number
 
 
@@ -35,6 +45,8 @@ PIECES = [b"\x1b", b"[", b"31", b"m", b"]0;", b"\x07", b"\\", b"a", b"\r", b"\n"
 
 
 @given(st.lists(st.sampled_from(PIECES)))
+@example([b"\r", b"\x1b", b"[", b"\n"])
+@example([b"\r", b"\x1b[31m", b"\n"])
 def test_cleaning_does_not_depend_on_how_the_stream_is_cut(pieces: list[bytes]) -> None:
     cleaner = TextCleaner()
     streamed = "".join(cleaner.feed(piece) for piece in pieces) + cleaner.feed(b"", final=True)
@@ -45,6 +57,52 @@ def test_cleaning_does_not_depend_on_how_the_stream_is_cut(pieces: list[bytes]) 
 @given(st.binary())
 def test_nothing_unprintable_is_left(raw: bytes) -> None:
     assert all(shown in "\n\t" or shown.isprintable() or category(shown) == "Zs" for shown in clean(raw))
+
+
+KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAAAA\n-----END RSA PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("using sk-proj-abcdefghijklmnopqrstu now", f"using {MASK} now"),
+        ("ghp_" + "a1B2" * 9, MASK),
+        ("aws AKIAIOSFODNN7EXAMPLE!", f"aws {MASK}!"),
+        ("HF: hf_abcdefghijklmnopqrstuv", f"HF: {MASK}"),
+        ("OPENAI_API_KEY=abc12345xyz", f"OPENAI_API_KEY={MASK}"),
+        ('{"password": "hunter2hunter2"}', f'{{"password": "{MASK}"}}'),
+        ("Authorization: Bearer abcdefgh12345", f"Authorization: Bearer {MASK}"),
+        ("AWS_SECRET_ACCESS_KEY: wJalrXUtnFEMI/K7MDENG", f"AWS_SECRET_ACCESS_KEY: {MASK}"),
+        (KEY + "after", f"{MASK}\n" * 4 + "after"),
+    ],
+)
+def test_secrets_are_masked_however_the_stream_is_cut(line: str, kept: str) -> None:
+    masker = SecretMasker()
+    assert masker.feed(line, final=True) == kept
+    masker = SecretMasker()
+    assert "".join(map(masker.feed, line)) + masker.feed("", final=True) == kept
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tokens: 1234567890 total_tokens_M: 499.6",
+        "token = tensor([1, 2, 3])",
+        "the secret is out, key: short",
+        "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctor",
+        "sha256 56fea55362a91d3756fea55362a91d3756fea55362a91d37",
+        "tokens_per_second: 1_640_000 api_key: 12345678901",
+    ],
+)
+def test_what_is_no_secret_stays(line: str) -> None:
+    assert SecretMasker().feed(line, final=True) == line
+
+
+def test_what_is_held_back_of_a_line_without_end_is_bounded(tmp_path: Path) -> None:
+    with LogSink(tmp_path / "train.log", limit_bytes=10_000) as log:
+        log.feed(b"." * 2000)
+        assert len(log.tail) == 2000 - MAX_HELD
+    assert log.tail == "." * 2000
 
 
 def test_the_file_is_capped_and_the_tail_is_kept(tmp_path: Path) -> None:

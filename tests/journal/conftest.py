@@ -13,9 +13,7 @@ from autohyp.journal import Draft, Entry, JournalWriter
 from autohyp.journal.events import CampaignCreated, NoteWritten
 from autohyp.journal.segments import sealed_numbers, sealed_path
 
-PROPERTY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def files_of(path: Path) -> list[Path]:

@@ -32,7 +32,7 @@ def line_number_at(data: bytes, position: int) -> int:
 # Damage --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mask=st.integers(1, 255))
 def test_every_changed_byte_is_noticed_and_its_line_named(journal: Path, mask: int) -> None:
     intact = journal.read_bytes()
@@ -406,7 +406,7 @@ def test_a_reader_follows_a_live_journal_and_waits_for_whole_lines(journal: Path
     assert line.endswith(b"\n")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     author=st.text(max_size=5).filter(lambda text: text.isprintable()),
