@@ -313,7 +313,7 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
         workspace = Workspace(paths.repository)
         check_resumable(follower.update(), workspace, campaign_facts(config))
         workspace.close()
-        _check_limits(follower.update(), config)
+        _check_limits(paths, follower.update(), config)
         interrupted, error = False, None
         try:
             # Ray sets a handler of its own for SIGTERM when it starts: ours goes around it and inside it.
@@ -342,10 +342,11 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
     return 130 if interrupted else EditError.exit_code if failed else 0
 
 
-def _check_limits(state: CampaignState, config: CampaignConfig) -> None:
+def _check_limits(paths: CampaignPaths, state: CampaignState, config: CampaignConfig) -> None:
     """Refuse a session that a limit would end before it did anything."""
     permission = allowance(state, config.limits, None, expected_run_s(state, config))
     if has_nothing_to_do(state, permission):
+        sync_all(paths, state)  # the last driver may have been killed before it did
         raise CampaignError(
             f"campaign {state.tag}: {permission.reason}; give it more, as in `autohyp resume "
             f"--tag {state.tag} --experiments {len(state.experiments) + 10}` (see `autohyp resume --help`)"

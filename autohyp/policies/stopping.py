@@ -96,8 +96,9 @@ def _campaign_limits(
 
 
 def has_nothing_to_do(state: CampaignState, permission: Allowance) -> bool:
-    """Whether a session under this permission would end at once: there is nothing to run, nor to decide."""
-    if permission.may_begin or state.in_flight:
+    """Whether a session under this permission would end at once, without a run, a decision, or the campaign's
+    end to record."""
+    if permission.may_begin or state.in_flight or (permission.ends_campaign and state.ended is None):
         return False
     undecided = [entry for entry in state.open_experiments() if entry.verdict is None]
     return not any(permission.may_run or entry.awaits_decision for entry in undecided)

@@ -278,16 +278,19 @@ def test_money_is_worker_hours_times_their_price_and_counts_what_runs_now(send: 
     )
 
 
-def test_there_is_nothing_to_do_only_when_no_run_and_no_decision_is_left(send: Send) -> None:
-    full, ended = Allowance(True, False, "", True), Allowance(False, False, "", True)
+def test_there_is_nothing_to_do_only_when_no_run_no_decision_and_no_end_is_left(send: Send) -> None:
+    full, session = Allowance(True, False, ""), Allowance(False, False, "")
     assert not has_nothing_to_do(send(), Allowance())
     assert not has_nothing_to_do(send(), full), "the baseline's runs are still to come"
-    assert has_nothing_to_do(send(), ended)
+    assert has_nothing_to_do(send(), session)
     state = send(*ran(1, 42), *ran(1, 43), *ran(1, 44))
-    assert not has_nothing_to_do(state, ended), "all runs are in: it must be decided"
+    assert not has_nothing_to_do(state, session), "all runs are in: it must be decided"
     state = send(decided(1, Verdict.KEEP))
     assert has_nothing_to_do(state, full)
-    assert has_nothing_to_do(state, ended)
+    assert has_nothing_to_do(state, session)
+    limit = Allowance(False, False, "the limit of 1 experiments is reached", ends_campaign=True)
+    assert not has_nothing_to_do(state, limit), "a driver was killed before the end was recorded"
+    assert has_nothing_to_do(send(ev.CampaignEnded(reason=limit.reason)), limit)
 
 
 def test_a_run_is_expected_to_take_the_mean_but_never_less_than_its_budget(send: Send) -> None:
