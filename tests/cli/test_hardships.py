@@ -17,6 +17,7 @@ from autohyp.agents.campaign import campaign_facts, create_campaign
 from autohyp.agents.driver import DriverFile, driver_process
 from autohyp.agents.ledger import Ledger
 from autohyp.config import load_config
+from autohyp.errors import ClusterError
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import Draft, JournalWriter, read_journal, replay
 from autohyp.journal import events as ev
@@ -234,6 +235,27 @@ def test_an_edited_campaign_yaml_changes_nothing_and_is_told(
     outcome = call("resume", "--usd", "3")
     assert outcome.code == 2
     assert "max_usd needs usd_per_gpu_hour" in one_line(outcome.err)
+
+
+def test_a_campaign_that_met_its_limit_is_ended_once_and_then_refused_with_its_files_up_to_date(
+    call: Call, begun: CampaignPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autohyp.cluster import session
+
+    def start(*_: object) -> None:
+        raise ClusterError("a session begins")
+
+    monkeypatch.setattr(session, "local_cluster", start)
+    outcome = call("resume", "--hours", "0.0001")
+    assert outcome.code == 7, "its last driver was killed before it recorded the end"
+    with JournalWriter(begun.journal) as writer:
+        writer.append([Draft("end", ev.CampaignEnded(reason="the limit of 0.0001 hours is reached"))])
+    outcome = call("resume", "--hours", "0.0001")
+    assert outcome.code == 4
+    assert "the limit of 0.0001 hours is reached; give it more, as in `autohyp resume" in one_line(
+        outcome.err
+    )
+    assert (begun.root / "research_brief.json").is_file()
 
 
 # The clock -------------------------------------------------------------------------------------
