@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from autohyp.journal import CampaignState, Draft, Entry
 from autohyp.records import ConstantValue, Run, Tool, WorkerLive
@@ -44,7 +44,8 @@ class LedgerClient(Protocol):
 class RunOrder:
     """A run for a worker: the commit to check out, and words for the views.
 
-    `constants` are those of the commit's train.py, all that a simulated worker looks at.
+    `constants` are those of the commit's train.py, all that a simulated worker looks at. A campaign decides
+    by `val`; `holdout` is text that no decision has seen.
     """
 
     run: Run
@@ -52,6 +53,7 @@ class RunOrder:
     title: str
     hypothesis_id: str
     constants: Mapping[str, ConstantValue] = field(default_factory=dict)
+    split: Literal["val", "holdout"] = "val"
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Worker:
         self._order = order
         self._beat(Progress(phase="launching"))
         try:
-            event = self._result_of(order)
+            event = self.measure(order)
             self._clear_place()
             self._tell(order.run.run_id, event)
         finally:
@@ -119,12 +119,13 @@ class Worker:
                 raise
             log.warning("%s was given up before this worker ended it", run_id)
 
-    def _result_of(self, order: RunOrder) -> Event:
+    def measure(self, order: RunOrder) -> RunFinished | RunLost:
+        """Train and measure, and return what is to be recorded. Raises as `run` does."""
         run = order.run
         outcome: TrainingOutcome | None = None
         try:
             with self._workspace.checkout(order.commit, self._place / "source") as source_dir:
-                outcome = run_training(self._job(run, source_dir))
+                outcome = run_training(self._job(order, source_dir))
         except (AutohypError, OSError):
             if outcome is None:
                 raise
@@ -134,8 +135,8 @@ class Worker:
         status = RunStatus(outcome.status.value)
         return RunFinished(result=self._result(run, status, outcome.reason, **_measurements(outcome)))
 
-    def _job(self, run: Run, source_dir: Path) -> TrainingJob:
-        config = self._config
+    def _job(self, order: RunOrder, source_dir: Path) -> TrainingJob:
+        config, run = self._config, order.run
         scratch = self._place / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         return TrainingJob(
@@ -147,7 +148,7 @@ class Worker:
             budget_s=config.run.budget_s or 0.0,
             startup_allowance_s=config.run.startup_allowance_s or 0.0,
             evaluation_timeout_s=config.run.evaluation_timeout_s or 0.0,
-            split="val",
+            split=order.split,
             threads=self.slot.threads,
             gpu_index=self.slot.gpu_index,
             profile=config.profile,

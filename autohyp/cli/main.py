@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from autohyp import __version__
-from autohyp.cli import control, doctor, look, run, setup
+from autohyp.cli import control, doctor, look, run, setup, verify
 from autohyp.errors import AutohypError
 
 __all__ = ["app", "main"]
@@ -37,7 +37,8 @@ _EPILOG = "\n\n".join(
         "`autohyp best --source > train.py`: take home what was found",
         "**Exit codes**",
         "0 done · 1 unexpected error · 2 wrong usage or configuration · 3 data · 4 campaign, journal or "
-        "repository · 5 an edit does not apply · 6 no sandbox · 7 Ray · 130 interrupted",
+        "repository · 5 an edit does not apply · 6 no sandbox · 7 Ray · 8 not confirmed · "
+        "130 interrupted",
     )
 )
 
@@ -68,7 +69,7 @@ def _root(
 
 
 # The order here is the order in `autohyp --help`.
-for _group in (run, control, look, setup, doctor):
+for _group in (run, control, look, verify, setup, doctor):
     _group.register(app)
 
 

@@ -24,7 +24,7 @@ from autohyp.config import DecisionConfig
 from autohyp.journal.tally import NoiseTally
 from autohyp.records import Decision, NoiseFloor, RunResult, RunStatus, Verdict
 
-__all__ = ["Evidence", "Standing", "decide", "gain_between", "pooled_noise", "seeds_from"]
+__all__ = ["Evidence", "Standing", "decide", "gain_between", "pooled_noise", "quantile", "seeds_from"]
 
 PRIOR_GAIN_NOISE_MULTIPLE = 5.0
 """Default spread of true effects, in noise deviations: wide, so that the data soon outweighs it."""
@@ -131,7 +131,7 @@ def _challenger(
     standing: Standing, champion: Standing, noise: NoiseFloor, evidence: Evidence, policy: DecisionConfig
 ) -> Decision:
     gain, error = gain_between(champion, standing, noise)
-    threshold = _quantile(1 - policy.false_keep_rate, noise.degrees_of_freedom) * error
+    threshold = quantile(1 - policy.false_keep_rate, noise.degrees_of_freedom) * error
     probability = _probability_better(gain, error, noise, policy)
     verdict, reason = _judge(gain, error, threshold, probability, len(standing.scores), evidence, policy)
     next_seeds: tuple[int, ...] = ()
@@ -156,7 +156,7 @@ def _challenger(
     )
 
 
-def _quantile(probability: float, degrees_of_freedom: int) -> float:
+def quantile(probability: float, degrees_of_freedom: int) -> float:
     """Of Student's t."""
     return float(stdtrit(degrees_of_freedom, probability))
 

@@ -72,6 +72,17 @@ def test_a_campaign_from_its_first_line_to_its_report(campaign: Campaign, tmp_pa
         note = (campaign.root / "plans" / f"{experiment_id}.md").read_text()
         assert state.experiments[experiment_id].decisions[-1].reason in note
     assert (campaign.root / "progress.png").stat().st_size > 10_000
+
+    # Anybody can make a number again, and only this one.
+    journal = (campaign.root / "journal.jsonl").read_bytes()
+    verified = campaign.run("verify", "champion", "--seeds", "1", "--json")
+    found = json.loads(verified.stdout)
+    assert verified.returncode == (8 if found["problems"] else 0), verified.stderr
+    assert found["experiment_id"] == state.champion_id
+    assert not {42, 43, 44} & set(found["seeds"])
+    assert 0 < found["holdout_bpb"] != found["fresh_bpb"]
+    assert "every hash right" in verified.stderr
+    assert (campaign.root / "journal.jsonl").read_bytes() == journal
     assert campaign.left_behind() == []
 
 
