@@ -27,7 +27,7 @@ import psutil
 from autohyp.agents.driver import driver_facts, driver_process
 from autohyp.paths import CampaignPaths
 
-__all__ = ["end_session_processes", "keeper", "session_processes", "sweep"]
+__all__ = ["clear_session", "end_session_processes", "keeper", "own_sessions", "session_processes", "sweep"]
 
 DEADLINE_S = 30.0
 QUIET_S = 1.0
@@ -36,6 +36,7 @@ QUIET_S = 1.0
 KEEP = b"k"
 RAY_NAMES = ("ray", "gcs_server")
 SESSION_NAME = re.compile(r"session_\d{4}-\d\d-\d\d_.+")
+SESSION_FOLDER = re.compile(r"/[^=]*?/session_\d{4}-\d\d-\d\d_[\w-]+")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -109,10 +110,19 @@ def sweep(paths: CampaignPaths) -> None:
         return
     session_dir = str(facts.get("session_dir") or "")
     if SESSION_NAME.fullmatch(Path(session_dir).name):
-        _clear(session_dir)
+        clear_session(session_dir)
 
 
-def _clear(session_dir: str) -> None:
+def own_sessions() -> set[str]:
+    """The folders of the Ray sessions whose processes descend from this one."""
+    words: list[str] = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            words += child.cmdline()
+    return {found[0] for word in words for found in SESSION_FOLDER.finditer(word)}
+
+
+def clear_session(session_dir: str) -> None:
     """End the session's processes and remove its folder."""
     if end_session_processes(session_dir):
         shutil.rmtree(session_dir, ignore_errors=True)
@@ -165,7 +175,7 @@ def _main() -> None:
     if sys.stdin.buffer.read() == KEEP:
         end_session_processes(session_dir)
     else:
-        _clear(session_dir)
+        clear_session(session_dir)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from autohyp.agents.driver import DriverFile
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ScribeActor, ToolBuilderActor, as_actor
 from autohyp.cluster.clients import last_line
 from autohyp.cluster.hosts import gpu_nodes
-from autohyp.cluster.leftovers import keeper
+from autohyp.cluster.leftovers import clear_session, keeper, own_sessions
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, ClusterError
 from autohyp.execution.workspace import Workspace
@@ -86,12 +86,19 @@ def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) ->
 
 
 def _connect(num_attempts: int, **options: Any) -> Any:
-    """Ray's context. Raises ClusterError after the last attempt; a busy machine may be too slow for Ray."""
+    """Ray's context. Raises ClusterError after the last attempt; a busy machine may be too slow for Ray.
+
+    Of an attempt that failed nothing is left.
+    """
     for attempt in range(1, num_attempts + 1):
+        others = own_sessions()
         try:
             return ray.init(**options)
         except Exception as error:
+            started = own_sessions() - others
             ray.shutdown()
+            for session_dir in started:
+                clear_session(session_dir)
             if attempt == num_attempts or "timed out" not in str(error):
                 reason = " ".join(str(error).split())[:300]
                 raise ClusterError(f"Ray could not be started or reached: {reason}") from error

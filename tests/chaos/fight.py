@@ -73,7 +73,7 @@ class Fight:
         self._nodes: Nodes | None = None
         self._pending: list[tuple[str, float]] = []
         self._num_kills = self._num_baseline_kills = self._num_troubles = self._num_sessions_before = 0
-        self._driver_killed = self._was_killed_late = self._finished = False
+        self._driver_killed = self._was_killed_early = self._was_killed_late = self._finished = False
         self._head_killed_at: float | None = None
         self._patience_from = time.monotonic()
         self._looked_at = self._notes_tried_at = self._started_at = 0.0
@@ -158,7 +158,7 @@ class Fight:
         if part == Part.DRIVER:
             self._driver_killed = True
         if part in (Part.HEAD, Part.GCS):
-            self._head_killed_at = now
+            self._head_killed_at, self._was_killed_early = now, not self._session_began()
         if part == Part.NODE and self._nodes is not None:
             self._wait_s(self._rng.uniform(0, 2))
             if self._nodes is not None:
@@ -190,6 +190,9 @@ class Fight:
         code = self._campaign.exit_code()
         if self._finished:
             return
+        if self._was_killed_early and self._session_began():
+            # Ray was still starting: the driver started it once more, and there is nothing to notice.
+            self._head_killed_at, self._was_killed_early = None, False
         if code is not None:
             self._driver_ended(code)
         elif self._head_killed_at is not None and now - self._head_killed_at > DRIVER_NOTICES_S:
@@ -259,7 +262,7 @@ class Fight:
             self._nodes = Nodes(self._campaign.folder, self._campaign.environment, NUM_NODES)
             self._herd.own.add(self._nodes.pid)
             self._campaign.address = self._nodes.address
-        self._driver_killed, self._head_killed_at = False, None
+        self._driver_killed, self._head_killed_at, self._was_killed_early = False, None, False
         self._patience_from = self._started_at = time.monotonic()
         self._num_sessions_before = len(self._watch.state.sessions)
         self._campaign.start()

@@ -1,14 +1,17 @@
-"""What the keeper of a dead driver does in the moment of that death."""
+"""What is ended and removed of a Ray session, whatever happens meanwhile."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autohyp.cluster.leftovers import end_session_processes, session_processes
+from autohyp.cluster.session import _connect
 
 
 def test_an_ancestor_that_ends_while_it_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,3 +27,25 @@ def test_an_ancestor_that_ends_while_it_is_asked(monkeypatch: pytest.MonkeyPatch
     session = str(tmp_path / "session_2026-01-01_00-00-00_0_0")
     assert session_processes(session) == []
     assert end_session_processes(session)
+
+
+def test_nothing_is_left_of_an_attempt_to_start_ray_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ray" / "session_2026-01-01_00-00-00_000000_1"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**_: object) -> str:
+        if started:
+            return "a context"
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-c", "import time; time.sleep(600)", "/ray/", f"--logs={folder}/logs"]
+        started.append(subprocess.Popen(command))
+        raise ConnectionError("the node timed out")
+
+    monkeypatch.setattr("ray.init", start)
+    assert _connect(2) == "a context"
+    [process] = started
+    assert not psutil.pid_exists(process.pid)
+    process.wait()
+    assert not folder.exists()
