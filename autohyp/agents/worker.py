@@ -101,12 +101,9 @@ class Worker:
         self._order = order
         self._beat(Progress(phase="launching"))
         try:
-            event = self.measure(order)
-            self._clear_place()
-            self._tell(order.run.run_id, event)
+            self._tell(order.run.run_id, self.measure(order))
         finally:
             self._order = None
-            self._clear_place()
             self._beat(None)  # only now: an observer that asks meanwhile must know that the run is not lost
 
     def _tell(self, run_id: str, event: Event) -> None:
@@ -121,6 +118,12 @@ class Worker:
 
     def measure(self, order: RunOrder) -> RunFinished | RunLost:
         """Train and measure, and return what is to be recorded. Raises as `run` does."""
+        try:
+            return self._measure(order)
+        finally:
+            self._clear_place()
+
+    def _measure(self, order: RunOrder) -> RunFinished | RunLost:
         run = order.run
         outcome: TrainingOutcome | None = None
         try:

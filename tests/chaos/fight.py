@@ -73,7 +73,7 @@ class Fight:
         self._nodes: Nodes | None = None
         self._pending: list[tuple[str, float]] = []
         self._num_kills = self._num_baseline_kills = self._num_troubles = self._num_sessions_before = 0
-        self._driver_killed = self._was_killed_early = self._was_killed_late = self._finished = False
+        self._driver_killed = self._was_killed_early = self._last_was_killed = self._finished = False
         self._head_killed_at: float | None = None
         self._patience_from = time.monotonic()
         self._looked_at = self._notes_tried_at = self._started_at = 0.0
@@ -237,10 +237,10 @@ class Fight:
         if self._watch.state.ended is not None and code == 0:
             self._finished = True
             return
-        if self._watch.state.ended is not None and code == CampaignError.exit_code and self._was_killed_late:
+        if self._watch.state.ended is not None and code == CampaignError.exit_code and self._last_was_killed:
             self._finished = True  # there was nothing left to do but to bring the files up to date
             return
-        self._was_killed_late = expected and self._watch.state.ended is not None
+        self._last_was_killed = expected  # its roles may have gone on for a moment, to the campaign's end
         if not expected and code == ClusterError.exit_code and not self._session_began():
             # Ray gives its node 30 s to start; a machine that is busy enough takes longer.
             self._record.say(f"{self._lane} {self._campaign.tag}: Ray did not start, once more")
