@@ -165,7 +165,7 @@ class _Watch:
         pids = [process.pid, *(parent.pid for parent in process.parents())]
         seen = next((run for run in reversed(self.runs) if run.worker_pid in pids), None)
         if seen is not None and not seen.worker_id and place.is_relative_to(self.folder):
-            seen.worker_id = place.parent.name
+            seen.worker_id = place.parent.name.partition(".")[0]  # behind it stands the node
             seen.training_start_s = _started_s(process.pid)
             self._await(pids[pids.index(seen.worker_pid) - 1], seen, "training_end_s")  # the supervisor's
 
