@@ -318,6 +318,8 @@ class _Launch:
         when = "" if self._clock.stopped_s is None else " during the evaluation"
         if exit_ and exit_.violation:
             return exit_.violation
+        if self._was_killed and self._result.get("cause") == "closed":
+            return str(self._result["reason"])  # the signal was ours, and says nothing
         code = exit_.returncode if exit_ else 0
         if code == 0 and not self._was_killed:
             return f"it ended{when or ' without asking to be evaluated'}"
