@@ -307,7 +307,8 @@ class _Launch:
         if result.get("cause") == "timeout":
             return OutcomeStatus.TIMED_OUT, result["reason"]
         if result.get("cause") == "model_error":
-            return OutcomeStatus.CRASHED, clean(result["reason"].encode())
+            # One line: a script's own words must not look like lines of ours.
+            return OutcomeStatus.CRASHED, " ".join(clean(result["reason"].encode()).split())
         if not result:
             said = clean(self._evaluator_errors).strip().splitlines() or ["nothing"]
             return OutcomeStatus.CRASHED, f"the evaluator failed; its last words: {said[-1]}"
