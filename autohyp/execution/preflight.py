@@ -175,7 +175,8 @@ def _call_problems(nodes: _Nodes) -> Iterator[str]:
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and _mentions_prepare(node.args[:1]):
             yield f"line {node.lineno} changes prepare, which stays as it is"
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if name in SEEDERS and any(isinstance(argument, ast.Constant) for argument in node.args):
+        # Within an argument too: SEED + 1 is a search for seeds from experiment to experiment.
+        if name in SEEDERS and any(isinstance(p, ast.Constant) for a in node.args for p in ast.walk(a)):
             yield f"line {node.lineno} sets a seed of its own; the seed is prepare.SEED"
 
 

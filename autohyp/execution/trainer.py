@@ -307,7 +307,8 @@ class _Launch:
         if result.get("cause") == "timeout":
             return OutcomeStatus.TIMED_OUT, result["reason"]
         if result.get("cause") == "model_error":
-            return OutcomeStatus.CRASHED, clean(result["reason"].encode())
+            # One line: a script's own words must not look like lines of ours.
+            return OutcomeStatus.CRASHED, " ".join(clean(result["reason"].encode()).split())
         if not result:
             said = clean(self._evaluator_errors).strip().splitlines() or ["nothing"]
             return OutcomeStatus.CRASHED, f"the evaluator failed; its last words: {said[-1]}"
@@ -318,6 +319,8 @@ class _Launch:
         when = "" if self._clock.stopped_s is None else " during the evaluation"
         if exit_ and exit_.violation:
             return exit_.violation
+        if self._was_killed and self._result.get("cause") == "closed":
+            return str(self._result["reason"])  # the signal was ours, and says nothing
         code = exit_.returncode if exit_ else 0
         if code == 0 and not self._was_killed:
             return f"it ended{when or ' without asking to be evaluated'}"

@@ -18,6 +18,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 import time
 import warnings
 import zlib
@@ -52,6 +53,8 @@ CHAMPION_BRANCH = "champion"
 
 _AUTHOR = "autohyp <autohyp@localhost>"
 _FILE_MODE = 0o100644
+_SHALLOW = 8
+"""Folders so deep have paths that every call takes."""
 _UNREADABLE = (ODBError, OSError, ValueError, IndexError, KeyError, zlib.error)
 """What GitPython raises for an object that is missing or damaged."""
 
@@ -98,16 +101,28 @@ def commit_message(hypothesis: Hypothesis, experiment_id: str) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove what is at `folder`, also where a run took the right to write from its folders."""
+    """Remove what is at `folder`, also where a run took the right to write from its folders.
+
+    A run may nest folders deeper than a path may be long or a function may call itself. What it left would
+    then stay for the next run to find: deep folders are first moved up.
+    """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
         return
     with suppress(OSError):
         os.chmod(folder, 0o700)
-    for parent, names, _ in os.walk(folder):
-        for name in names:  # before it is looked into
-            if not os.path.islink(path := os.path.join(parent, name)):
-                os.chmod(path, 0o700)
+    pending = [str(folder)]
+    while pending:
+        top = pending.pop()
+        for parent, names, _ in os.walk(top):
+            names[:] = [name for name in names if not os.path.islink(os.path.join(parent, name))]
+            for name in names:  # before it is looked into
+                os.chmod(os.path.join(parent, name), 0o700)
+            if parent.count(os.sep) - top.count(os.sep) >= _SHALLOW:
+                while names:
+                    # A fresh folder: the run may have taken any name that could be foreseen.
+                    pending.append(os.path.join(tempfile.mkdtemp(dir=folder), "moved"))
+                    os.rename(os.path.join(parent, names.pop()), pending[-1])
     shutil.rmtree(folder, ignore_errors=True)
 
 

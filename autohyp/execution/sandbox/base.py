@@ -41,7 +41,8 @@ class Limits:
     """Upper bounds for the whole process tree of one run. `None` means no limit."""
 
     memory_mb: int | None = None
-    """Anonymous and shared memory of all processes together; mapped files do not count."""
+    """Anonymous and shared memory of all processes together, and files in memory that they hold open;
+    mapped files do not count."""
     processes: int | None = 1024
     """Processes and threads together, as the kernel counts tasks."""
     open_files: int | None = 4096
@@ -49,7 +50,8 @@ class Limits:
     file_size_mb: int | None = 8192
     """Size of any one file."""
     scratch_mb: int | None = 16384
-    """Disk space taken by everything below `SandboxSpec.writable`."""
+    """Disk space taken by everything below `SandboxSpec.writable` (at least 4 KiB each), and by removed
+    files that are still open."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

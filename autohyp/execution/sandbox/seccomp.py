@@ -1,11 +1,12 @@
 """Classic BPF programs that refuse the system calls a training run has no business with.
 
 `kernel_surface` closes doors into the kernel and to other processes that neither file rules nor
-namespaces close (tracing, new namespaces, mounts, keyrings, BPF, io_uring, performance counters).
-It goes on top of both real backends. `landlock_gaps` adds what Landlock alone leaves open: every
-way to connect a socket but pairs, metadata changes (mode, owner, times, attributes), System V and
-POSIX message queues and shared memory, watches on folders, scheduling and limits of other
-processes; and, on kernels whose Landlock is too old for them, truncation and signals.
+namespaces close (tracing, new namespaces, mounts, keyrings, BPF, io_uring, performance counters),
+and System V shared memory, which stays taken, in nobody's account, when a process lets go of it. It
+goes on top of both real backends. `landlock_gaps` adds what Landlock alone leaves open: every way to
+connect a socket but pairs, metadata changes (mode, owner, times, attributes), message queues,
+semaphores, watches on folders, scheduling and limits of other processes; and, on kernels whose
+Landlock is too old for them, truncation and signals.
 
 A filter sees numbers, not what pointers point to: a call whose meaning lies behind a pointer is
 refused whole (`clone3`, `openat2`); the C library then falls back to the older call.
@@ -150,14 +151,14 @@ _KERNEL_SURFACE = _words("""
     io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl migrate_pages mount
     mount_setattr move_mount name_to_handle_at open_by_handle_at open_tree open_tree_attr
     perf_event_open pidfd_getfd pivot_root process_madvise process_vm_readv process_vm_writev
-    ptrace quotactl quotactl_fd reboot request_key setdomainname sethostname setns settimeofday
+    ptrace quotactl quotactl_fd reboot request_key setdomainname sethostname setns settimeofday shmget
     swapoff swapon syslog umount2 unshare userfaultfd
 """)
 
 _LANDLOCK_GAPS = _words("""
     chmod chown connect fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr
     fsetxattr futimesat inotify_init inotify_init1 lchown lremovexattr lsetxattr mq_open msgget
-    removexattr removexattrat semget setxattr setxattrat shmget utime utimensat utimes
+    removexattr removexattrat semget setxattr setxattrat utime utimensat utimes
 """)
 
 

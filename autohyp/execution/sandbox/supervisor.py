@@ -211,17 +211,18 @@ class _Watch:
     def __init__(self, todo: plan.Plan) -> None:
         self._todo = todo
         self._next_disk_s = self._next_exact_s = 0.0
+        self._nameless = tree.NamelessUsage(0.0, 0.0)
         self.peak_memory_mb = 0.0
         self.peak_processes = 0
         self.violation: str | None = None
 
     def sample(self) -> str | None:
         """A sentence about a broken limit, or `None`."""
-        self.violation = self._tree_violation() or self._disk_violation()
+        self.violation = self._disk_violation() or self._tree_violation()
         return self.violation
 
     def _tree_violation(self) -> str | None:
-        usage = tree.tree_usage(os.getpid())
+        usage = self._usage()
         limit_mb, limit_tasks = self._todo.memory_mb, self._todo.processes
         self._make_exact_if_it_matters(usage)
         self.peak_processes = max(self.peak_processes, usage.tasks)
@@ -238,21 +239,32 @@ class _Watch:
         if usage.memory_mb > self.peak_memory_mb and usage.processes > 1:
             if not over and time.monotonic() < self._next_exact_s:
                 return
-            usage.memory_mb = tree.tree_usage(os.getpid(), exact=True).memory_mb
+            usage.memory_mb = self._usage(exact=True).memory_mb
             self._next_exact_s = time.monotonic() + _EXACT_INTERVAL_S
         self.peak_memory_mb = max(self.peak_memory_mb, usage.memory_mb)
 
+    def _usage(self, exact: bool = False) -> tree.TreeUsage:
+        """What the tree uses, files in memory included as they were when files were last looked at."""
+        usage = tree.tree_usage(os.getpid(), exact)
+        usage.memory_mb += self._nameless.memory_mb
+        return usage
+
     def _disk_violation(self) -> str | None:
         started_s = time.monotonic()
-        limit_mb = self._todo.scratch_mb
-        if limit_mb is None or started_s < self._next_disk_s:
+        if started_s < self._next_disk_s:
             return None
-        used_mb = tree.disk_usage_mb(self._todo.writable)
+        self._nameless = tree.nameless_usage(os.getpid())
+        limit_mb = self._todo.scratch_mb
+        used_mb = 0.0
+        if limit_mb is not None:
+            used_mb = tree.disk_usage_mb(self._todo.writable) + self._nameless.disk_mb
         ended_s = time.monotonic()
         self._next_disk_s = ended_s + max(_DISK_INTERVAL_S, _DISK_DUTY * (ended_s - started_s))
-        if used_mb > limit_mb:
-            return f"it wrote {used_mb:.0f} MB of files; the limit is {limit_mb} MB"
-        return None
+        if limit_mb is None or used_mb <= limit_mb:
+            return None
+        if used_mb == float("inf"):
+            return "it made folders that cannot be measured: unreadable ones, or nested too deep"
+        return f"it wrote {used_mb:.0f} MB of files; the limit is {limit_mb} MB"
 
 
 def _wait_for_end(child: int, watch: _Watch, stop_fds: tuple[int, int], wake: int) -> int | None:
