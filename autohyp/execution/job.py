@@ -108,8 +108,13 @@ def visible_gpu(gpu_index: int, driver: Path = Path("/proc/driver/nvidia/gpus"))
     return str(gpu_index)
 
 
-def training_environment(job: TrainingJob, clock_fd: int, evaluation_fd: int) -> dict[str, str]:
-    """The whole environment of the run: an allow-list, nothing of ours."""
+def training_environment(
+    job: TrainingJob, clock_fd: int, evaluation_fd: int, spare_fd: int
+) -> dict[str, str]:
+    """The whole environment of the run: an allow-list, nothing of ours.
+
+    At `spare_fd` a second evaluator answers, should the one at `evaluation_fd` break.
+    """
     scratch, threads = str(job.scratch_dir), str(job.threads)
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin",
@@ -134,6 +139,7 @@ def training_environment(job: TrainingJob, clock_fd: int, evaluation_fd: int) ->
         "AUTOHYP_DATA": str(job.data_dir),
         "AUTOHYP_CLOCK_FD": str(clock_fd),
         "AUTOHYP_EVAL_FD": str(evaluation_fd),
+        "AUTOHYP_EVAL_SPARE_FD": str(spare_fd),
     }
     if job.gpu_index is None:
         environment |= CPU_ENVIRONMENT

@@ -6,6 +6,9 @@ deadlines. Whatever happens (an exception in a callback included) no process, de
 left when it returns. The number comes from the evaluator alone; the log, the summary, the exit code and
 the clock's events never make a run valid.
 
+An evaluator that breaks (it ends without a word on the result) does not cost the training: the process still
+lives, and a second evaluator measures it over a second socket. There is no third, and none after a verdict.
+
 Not covered: memory, disk and process limits are the sandbox's. A script may stall its first answer to
 the evaluator by `STALL_ALLOWANCE` of its budget before that is charged (kernels of an evaluation may
 have to be compiled).
@@ -68,7 +71,9 @@ class _Launch:
         self._evaluator_errors = b""
         self._clock_lines = Lines()
         self._evaluator_lines = Lines()
-        self._evaluator_open = True
+        self._evaluator_open = False
+        self._num_evaluators = 0
+        self._evaluation_began_s = 0.0
         self._exit_by_s = math.inf  # when the script must have ended
         self._evaluator_by_s = math.inf  # when the evaluator must have ended
         self._next_progress_s = 0.0
@@ -82,8 +87,12 @@ class _Launch:
         for folder in (self._job.scratch_dir / "tmp", self._job.scratch_dir / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as theirs:  # closed here once the run has its own copies
-            evaluation_fd = self._start_evaluator(theirs)
-            self._process = self._start_training(theirs, evaluation_fd)
+            (ours, first), (self._spare, second) = socket.socketpair(), socket.socketpair()
+            for end in (ours, first, second):
+                theirs.enter_context(end)
+            self._resources.enter_context(self._spare)
+            self._start_evaluator(ours)
+            self._process = self._start_training(theirs, (first.fileno(), second.fileno()))
         self._clock = BudgetClock(time.monotonic(), self._job.budget_s, self._job.startup_allowance_s)
         self._selector.register(self._process.fileno(), selectors.EVENT_READ)
         while not self._is_over():
@@ -96,11 +105,8 @@ class _Launch:
         self._log.close()
         return self._outcome(started_s, time.monotonic())
 
-    def _start_evaluator(self, theirs: ExitStack) -> int:
-        """Starts the evaluator and returns the training process's end of the socket."""
-        ours, for_training = socket.socketpair()
-        theirs.enter_context(ours)
-        theirs.enter_context(for_training)
+    def _start_evaluator(self, ours: socket.socket) -> None:
+        """Starts an evaluator on our end of a socket to the training process."""
         job = self._job
         command = [sys.executable, "-P", "-m", "autohyp.execution.evaluator"]
         command += ["--fd", str(ours.fileno()), "--data", str(job.data_dir), "--split", job.split]
@@ -123,9 +129,10 @@ class _Launch:
         self._resources.callback(evaluator.kill)  # runs before the line above waits
         self._watch(evaluator.stdout, self._on_evaluator)
         self._watch(evaluator.stderr, self._on_evaluator_error)
-        return for_training.fileno()
+        self._num_evaluators += 1
+        self._evaluator_open = True
 
-    def _start_training(self, theirs: ExitStack, evaluation_fd: int) -> SandboxProcess:
+    def _start_training(self, theirs: ExitStack, evaluation_fds: tuple[int, int]) -> SandboxProcess:
         job = self._job
         log_end, stdout_fd = os.pipe()
         log = self._resources.enter_context(os.fdopen(log_end, "rb", buffering=0))
@@ -142,8 +149,8 @@ class _Launch:
             stdout_fd=stdout_fd,
             readonly=(job.source_dir, *visible, *job.extra_readonly),
             writable=(job.scratch_dir,),
-            environment=training_environment(job, clock_end.fileno(), evaluation_fd),
-            pass_fds=(clock_end.fileno(), evaluation_fd),
+            environment=training_environment(job, clock_end.fileno(), *evaluation_fds),
+            pass_fds=(clock_end.fileno(), *evaluation_fds),
             limits=job.limits,
             gpu_index=job.gpu_index,
         )
@@ -188,7 +195,8 @@ class _Launch:
         for line in self._evaluator_lines.feed(data):
             event = as_object(line)
             if event.get("event") == "evaluation_started":
-                self._clock.stop(float(event["monotonic_s"]))
+                self._evaluation_began_s = float(event["monotonic_s"])
+                self._clock.stop(self._evaluation_began_s)
             elif event.get("event") == "result":
                 self._result = event
                 grace_s = EXIT_GRACE_S if event["status"] == "ok" else REFUSED_GRACE_S
@@ -205,6 +213,10 @@ class _Launch:
 
     def _check(self, now_s: float) -> None:
         """Ends what must be ended, and reports progress."""
+        if self._has_lost_its_evaluator():
+            self._evaluator_lines = Lines()
+            self._start_evaluator(self._spare)
+            self._spare.close()  # it has its own copy, and must be alone with the training process
         if self._verdict is None:
             self._verdict = self._reason_to_end(now_s)
         must_end = self._verdict is not None or now_s > self._exit_by_s
@@ -216,6 +228,10 @@ class _Launch:
         if now_s >= self._next_progress_s:
             self._next_progress_s = now_s + PROGRESS_INTERVAL_S
             self._job.on_progress(self._progress(now_s))
+
+    def _has_lost_its_evaluator(self) -> bool:
+        is_lost = not self._evaluator_open and not self._result and self._verdict is None
+        return is_lost and self._num_evaluators == 1 and self._process.poll() is None
 
     def _reason_to_end(self, now_s: float) -> tuple[OutcomeStatus, str] | None:
         clock, job = self._clock, self._job
@@ -235,7 +251,7 @@ class _Launch:
         if clock.stopped_s is not None and clock.is_over(clock.charged_s(now_s)):
             return OutcomeStatus.INVALID, self._over_budget(clock.charged_s(now_s))
         evaluation_limit_s = job.evaluation_timeout_s + EVALUATOR_MARGIN_S
-        if clock.stopped_s is not None and now_s > clock.stopped_s + evaluation_limit_s:
+        if clock.stopped_s is not None and now_s > self._evaluation_began_s + evaluation_limit_s:
             return OutcomeStatus.TIMED_OUT, "the evaluation did not end"
         return None
 
@@ -333,6 +349,8 @@ class _Launch:
         found: dict[str, str | float | bool] = dict(self._result.get("checks", {}))
         found["log_was_cut"] = self._log.is_cut
         found["was_killed"] = self._was_killed
+        if self._num_evaluators > 1:
+            found["evaluator_was_replaced"] = True
         found["stalled_s"] = float(self._result.get("stalled_s", 0.0))
         exit_ = self._process.outcome
         if exit_ is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from autohyp.execution.trainer import (
     OutcomeStatus,
     TrainingJob,
     TrainingOutcome,
+    _Launch,
     run_training,
     training_environment,
 )
@@ -228,6 +230,45 @@ def test_an_evaluator_without_data_is_not_blamed_on_the_run(start: Start, tmp_pa
     assert "evaluator" in outcome.reason
 
 
+@pytest.mark.parametrize("event", [b"", b"evaluation_started"], ids=["before", "during"])
+@pytest.mark.parametrize("kills", [1, 2])
+def test_an_evaluator_that_breaks_is_replaced_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, event: bytes, kills: int
+) -> None:
+    """Killed when it has asked for something, or as soon as it runs: the training is not lost."""
+    start_evaluator, on_evaluator = _Launch._start_evaluator, _Launch._on_evaluator
+    killed: list[int] = []
+
+    def kill(launch: _Launch) -> None:
+        if len(killed) < kills:
+            killed.append(launch._evaluator.pid)
+            launch._evaluator.kill()
+
+    def started(launch: _Launch, ours: socket.socket) -> None:
+        start_evaluator(launch, ours)
+        if not event:
+            kill(launch)
+
+    def heard(launch: _Launch, data: bytes) -> None:
+        on_evaluator(launch, data)
+        if event and event in data:
+            kill(launch)
+
+    monkeypatch.setattr(_Launch, "_start_evaluator", started)
+    monkeypatch.setattr(_Launch, "_on_evaluator", heard)
+    outcome = start(budget_s=5.0)
+    assert outcome.integrity["evaluator_was_replaced"] is True
+    if kills == 1:
+        assert outcome.status is OutcomeStatus.COMPLETED, outcome
+        honest = evaluate_model(Honest(DATA.vocab_size), DATA).val_bpb
+        assert outcome.val_bpb == pytest.approx(honest, rel=1e-6)
+        assert outcome.num_steps == 5
+    else:
+        assert outcome.status is OutcomeStatus.CRASHED
+        assert "evaluator" in outcome.reason
+        assert outcome.val_bpb is None
+
+
 def test_a_gpu_is_named_by_its_uuid(tmp_path: Path) -> None:
     for minor, bus in ((0, "0000:1a:00.0"), (3, "0000:9f:00.0")):
         (tmp_path / bus).mkdir()
@@ -240,7 +281,8 @@ def test_the_environment_is_an_allow_list(
     job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
-    environment = training_environment(job(), 7, 8)
+    environment = training_environment(job(), 7, 8, 9)
     assert "s3cret" not in environment.values()
     assert (environment["AUTOHYP_CLOCK_FD"], environment["AUTOHYP_EVAL_FD"]) == ("7", "8")
+    assert environment["AUTOHYP_EVAL_SPARE_FD"] == "9"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
