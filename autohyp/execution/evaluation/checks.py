@@ -119,7 +119,7 @@ class Checks:
         losses: Floats = -np.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
         if not np.isfinite(losses).all():
             raise ViolationError("the model gives a token of the text no probability at all")
-        self._sample.append(losses.ravel()[:: self._stride].copy())
+        # Not part of the sample: who forges claims from memory is honest here, and would seem less apart.
         self._blind_losses += losses[:, -1].tolist()
         return losses
 
