@@ -53,9 +53,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Data as `prepare.py` makes it, with rows of 64 tokens of 512; ports on the loopback interface."""
     data = tmp_path_factory.mktemp("host") / "data"
     pattern = str(Path(os.__file__).parent / "[a-d]*.py")
-    command = [sys.executable, ROOT / "prepare.py", "--source", "files", "--paths", pattern]
+    command = [sys.executable, str(ROOT / "prepare.py"), "--source", "files", "--paths", pattern]
     sizes = ["--vocab-size", "512", "--sequence-len", "64", "--eval-tokens", "8192"]
-    subprocess.run([*command, *sizes, "--profile", "cpu", "--data", data], check=True, timeout=120)
+    subprocess.run([*command, *sizes, "--profile", "cpu", "--data", str(data)], check=True, timeout=120)
     with ExitStack() as stack:
         bystander = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
         stack.callback(bystander.kill)

@@ -21,7 +21,6 @@ import shutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +40,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TEMPLATE = (ROOT / "train_template" / "train.py").read_text(encoding="utf-8")
 BESIDE = (ROOT / "prepare.py", HERE / "kit.py", HERE / "torch_kit.py", Path(scripted_client.__file__))
-SUCCESS = "THE ATTACK SUCCEEDED"
+HONEST_TORCH = "import torch_kit\n\ntorch_kit.run(torch_kit.Model())\n"
+SUCCESS = "THE ATTACK SUCCEEDED"  # what kit.report prints
 SECRET = "s3cret-of-the-host"
 SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/", "/run", "/etc", "/usr", "/root")
 SANDBOXES: dict[str, Sandbox] = {
@@ -91,7 +91,7 @@ def honest_bpb(data: Path) -> float:
 
 def snapshot(*folders: Path) -> dict[str, tuple[int, ...]]:
     """What shows every change: nobody can set back the time of an inode's last change."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for folder in folders:
         for path in (folder, *folder.rglob("*")):
             status = path.lstat()
@@ -179,6 +179,7 @@ def ground(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground
 
 
 def usable(name: str) -> Sandbox:
+    """The sandbox, or a skip where this machine has none of that kind; one that leaks is a failure."""
     reason = SANDBOXES[name].unavailable_reason()
     assert reason is None or "escaped" not in reason, reason
     if reason is not None:
@@ -188,9 +189,7 @@ def usable(name: str) -> Sandbox:
 
 @pytest.mark.parametrize("name", SANDBOXES)
 @pytest.mark.parametrize("case", RUN, ids=lambda case: case.name)
-def test_attack(
-    case: Case, name: str, ground: Ground, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attack(case: Case, name: str, ground: Ground, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = usable(name)
     for constant, value in case.patches.items():
         monkeypatch.setattr(constant, value)
@@ -207,6 +206,12 @@ def test_attack(
             assert outcome.val_bpb is outcome.val_bpb_legacy is None
             assert 10 < len(outcome.reason) < 600
             assert "\n" not in outcome.reason
+
+
+@pytest.mark.parametrize("name", SANDBOXES)
+def test_the_model_that_the_torch_cases_spoil_is_honest(name: str, ground: Ground) -> None:
+    outcome, log = ground.run(Case("honest_torch", HONEST_TORCH, "completed", ""), usable(name))
+    assert outcome.status is OutcomeStatus.COMPLETED, (outcome, log)
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.name)

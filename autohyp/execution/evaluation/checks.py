@@ -78,6 +78,7 @@ class Checks:
         self._decoys: list[tuple[Splice, Floats]] = []
         # Losses recomputed from logits, at these positions before the splice
         self._probed: list[tuple[Splice, npt.NDArray[np.int64], Floats]] = []
+        self._probed_first: list[bool] = []  # whether the row was claimed only afterwards
         # (row, key position) -> log-probabilities [vocab]
         self._distributions: dict[tuple[int, int], Floats] = {}
         self._log_ratios: list[tuple[float, float]] = []  # max and rms, of repeated distributions
@@ -110,6 +111,7 @@ class Checks:
             if splice.row not in self._claims and splice.row in self._plan.blind:
                 self._blind_losses.append(float(losses[at_key]))
             self._probed.append((splice, positions, losses))
+            self._probed_first.append(splice.row not in self._claims)
             self._compare_distributions(splice.row, key, row_log_probs[at_key])
 
     def add_open(self, step: OpenStep, logits: Floats) -> Floats:
@@ -119,7 +121,7 @@ class Checks:
         losses: Floats = -np.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
         if not np.isfinite(losses).all():
             raise ViolationError("the model gives a token of the text no probability at all")
-        self._sample.append(losses.ravel()[:: self._stride].copy())
+        # Not part of the sample: who forges claims from memory is honest here, and would seem less apart.
         self._blind_losses += losses[:, -1].tolist()
         return losses
 
@@ -136,6 +138,7 @@ class Checks:
         if any(top > MAX_LOG_RATIO or rms > RMS_LOG_RATIO for top, rms in self._log_ratios):
             raise ViolationError("the model gives the same text other predictions when it is asked again")
         _refuse_if_biased(np.concatenate([whole, spliced]))
+        _refuse_if_learning(self._timed_differences(first=True), self._timed_differences(first=False))
         if self.report["blind_rank_p"] < RANK_P_VALUE:  # type: ignore[operator]
             raise ViolationError(
                 "the model is far worse on text whose continuation it could not know than on all it claimed"
@@ -154,6 +157,15 @@ class Checks:
             self._claims[splice.row][positions] - losses
             for splice, positions, losses in self._probed
             if (splice.row != splice.donor) is spliced
+        ]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+    def _timed_differences(self, first: bool) -> Floats:
+        """Claimed less recomputed losses, of the probes that came before (or after) the claim."""
+        parts = [
+            self._claims[splice.row][positions] - losses
+            for (splice, positions, losses), was_first in zip(self._probed, self._probed_first, strict=True)
+            if was_first is first
         ]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
@@ -201,6 +213,19 @@ def _refuse_if_apart(differences: Floats, reason: str) -> None:
     chance = 4 * max(float(sizes.std()), MEAN_LOSS_DIFFERENCE) / math.sqrt(len(sizes))
     if largest > MAX_LOSS_DIFFERENCE or mean > MEAN_LOSS_DIFFERENCE + chance:
         raise ViolationError(f"{reason} (by up to {largest:.3g} nats a token, {mean:.3g} on average)")
+
+
+def _refuse_if_learning(before: Floats, after: Floats) -> None:
+    """By steps too small for one answer: claims are lower than earlier probes and higher than later ones.
+
+    What makes all claims differ from logits alike (another kernel) cancels out.
+    """
+    if min(len(before), len(after)) < BIAS_MIN_LOSSES:
+        return
+    variance = sum(float(part.var(dtype=np.float64)) / len(part) for part in (before, after))
+    gain = float(after.mean(dtype=np.float64) - before.mean(dtype=np.float64))
+    if gain > 2 * BIAS_FLOOR + BIAS_DEVIATIONS * math.sqrt(variance):
+        raise ViolationError(f"its later answers are better, by {gain:.3g} nats a token: it goes on learning")
 
 
 def _refuse_if_biased(differences: Floats) -> None:
