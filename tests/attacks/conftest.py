@@ -48,7 +48,7 @@ class Host:
             self.udp.recv(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Data as `prepare.py` makes it, with rows of 64 tokens of 512; ports on the loopback interface."""
     data = tmp_path_factory.mktemp("host") / "data"

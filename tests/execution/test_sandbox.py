@@ -128,7 +128,7 @@ def test_the_run_outlives_the_thread_that_started_it(tmp_path: Path, output: int
 
 
 def test_runs_leave_no_descriptors_and_no_zombies(confining: Sandbox, tmp_path: Path, output: int) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before, children = sorted(os.listdir("/proc/self/fd")), tree.descendants(os.getpid())
     for code in ("pass", "import os; os._exit(3)"):
         with confining.launch(_spec(tmp_path, output, code)) as process:
             assert process.wait(_DEADLINE_S) is not None
@@ -136,7 +136,7 @@ def test_runs_leave_no_descriptors_and_no_zombies(confining: Sandbox, tmp_path: 
         pass
     assert process.poll() == -signal.SIGKILL
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert not tree.descendants(os.getpid())
+    assert tree.descendants(os.getpid()) == children
 
 
 def test_runs_side_by_side_do_not_disturb_each_other(confining: Sandbox, tmp_path: Path, output: int) -> None:
