@@ -9,13 +9,14 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autohyp.errors import SandboxError, SandboxUnavailableError
 from autohyp.execution.sandbox import bubblewrap, kernel, seccomp, tree, visible
-from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
+from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxProcess, SandboxSpec
 from autohyp.execution.sandbox.bubblewrap import BubblewrapSandbox
 from autohyp.execution.sandbox.landlock import LandlockSandbox
 from autohyp.execution.sandbox.plan import Plan, decode_reports, encode_report
@@ -98,6 +99,21 @@ def test_a_backend_that_lets_something_through_is_refused() -> None:
     reason = escape_found(Leaky())
     assert reason is not None
     assert reason.startswith("a trial run escaped: it wrote outside its scratch folder")
+
+
+@pytest.mark.parametrize(("num_killed", "reason"), [(1, "escaped"), (2, "failed: it said nothing")])
+def test_a_trial_that_somebody_killed_is_made_once_more(num_killed: int, reason: str) -> None:
+    class Shot(UnconfinedSandbox):
+        num_launched = 0
+
+        def launch(self, spec: SandboxSpec) -> SandboxProcess:
+            self.num_launched += 1
+            is_killed = self.num_launched <= num_killed
+            return super().launch(replace(spec, command=("true",)) if is_killed else spec)
+
+    sandbox = Shot()
+    assert f"a trial run {reason}" in (escape_found(sandbox) or "")
+    assert sandbox.num_launched == 2
 
 
 @pytest.mark.parametrize("field", ["memory_mb", "processes", "open_files", "scratch_mb"])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from autohyp.errors import SandboxError
 from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
@@ -16,6 +17,7 @@ from autohyp.execution.sandbox.base import Limits, Sandbox, SandboxSpec
 __all__ = ["escape_found"]
 
 _HELD, _ESCAPED = "held", "escaped"
+_SILENT = "it said nothing"
 _TIMEOUT_S = 20.0
 _PROBE = f"""
 import os, socket, sys
@@ -40,12 +42,16 @@ else:
 
 
 def escape_found(sandbox: Sandbox) -> str | None:
-    """Why the backend cannot be used here, as a phrase, or `None` when it held."""
-    with tempfile.TemporaryDirectory(prefix="autohyp-sandbox-") as folder:
-        try:
-            said = _run_probe(sandbox, Path(folder).resolve())
-        except SandboxError as error:
-            return f"a trial run failed: {error}"
+    """Why the backend cannot be used here, as a phrase, or `None` when it held.
+
+    A trial that ends without a word is made once more: somebody may have killed it.
+    """
+    try:
+        said = _run_probe(sandbox)
+        if said == _SILENT:
+            said = _run_probe(sandbox)
+    except SandboxError as error:
+        return f"a trial run failed: {error}"
     if said == _HELD:
         return None
     if said.startswith(_ESCAPED):
@@ -53,13 +59,16 @@ def escape_found(sandbox: Sandbox) -> str | None:
     return f"a trial run failed: {said or 'it did not end in time'}"
 
 
-def _run_probe(sandbox: Sandbox, folder: Path) -> str:
-    scratch, outside = folder / "scratch", folder / "outside"
-    scratch.mkdir()
-    outside.mkdir()
-    (outside / "secret").write_text("secret")
-    log = os.memfd_create("sandbox-trial")
-    try:
+def _run_probe(sandbox: Sandbox) -> str:
+    """The last line that it printed."""
+    with ExitStack() as resources:
+        folder = Path(resources.enter_context(TemporaryDirectory(prefix="autohyp-sandbox-"))).resolve()
+        scratch, outside = folder / "scratch", folder / "outside"
+        scratch.mkdir()
+        outside.mkdir()
+        (outside / "secret").write_text("secret")
+        log = os.memfd_create("sandbox-trial")
+        resources.callback(os.close, log)
         spec = SandboxSpec(
             command=(sys.executable, "-I", "-S", "-c", _PROBE, str(scratch), str(outside)),
             cwd=scratch,
@@ -72,6 +81,4 @@ def _run_probe(sandbox: Sandbox, folder: Path) -> str:
             if process.wait(_TIMEOUT_S) is None:
                 return ""
         lines = os.pread(log, 65536, 0).decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
-    finally:
-        os.close(log)
+        return lines[-1] if lines else _SILENT
