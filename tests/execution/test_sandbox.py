@@ -109,7 +109,7 @@ def test_a_trial_that_somebody_killed_is_made_once_more(num_killed: int, reason:
         def launch(self, spec: SandboxSpec) -> SandboxProcess:
             self.num_launched += 1
             is_killed = self.num_launched <= num_killed
-            return super().launch(replace(spec, command=("true",)) if is_killed else spec)
+            return super().launch(replace(spec, command=("/bin/true",)) if is_killed else spec)
 
     sandbox = Shot()
     assert f"a trial run {reason}" in (escape_found(sandbox) or "")
