@@ -33,8 +33,8 @@ LOOK_INTERVAL_S = 1.0
 STALL_S = 240.0
 """Without any progress for so long a campaign does not go on."""
 GONE_S = 30.0
-RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """How long processes may take to follow what they belonged to."""
+RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 DRIVER_NOTICES_S = 90.0
 MAX_ABSENCE_S = 6.0
 MAX_TROUBLES = 3
@@ -291,13 +291,12 @@ class Fight:
             self._herd.own.discard(self._nodes.pid)
             self._nodes.close()
             self._nodes = None
-            # Ray's agents stay when the gcs is killed. This cluster is the harness's own, which clears it up
-            # as autohyp's keeper does for a cluster that autohyp started; whatever else is left counts.
-            kill(found for found in self._herd.look() if found.title.startswith(RAYS_AGENTS))
 
     def _expect_nothing_left(self) -> None:
         """What belonged to a driver or a cluster that is gone must vanish by itself."""
-        left = self._herd.wait_gone(GONE_S)
+        # Ray's agents stay when the gcs is killed, also those of a node that was only starting. A cluster with
+        # nodes is the harness's own, which clears it up as autohyp's keeper does for one that autohyp started.
+        left = self._herd.wait_gone(GONE_S, ended_by_us=RAYS_AGENTS if self._with_nodes else ())
         for text in verify_nothing_left(self._campaign.folder, left.values()):
             self._violation(text)
         self._kill_left(left)

@@ -124,10 +124,11 @@ class Herd:
         self._seen = {process: title for process, title in self._seen.items() if _is_alive(process)}
         return {process: title for process, title in self._seen.items() if process.pid not in self.own}
 
-    def wait_gone(self, timeout_s: float) -> dict[psutil.Process, str]:
-        """Wait until everything is gone; returns what is not."""
+    def wait_gone(self, timeout_s: float, ended_by_us: tuple[str, ...] = ()) -> dict[psutil.Process, str]:
+        """Wait until everything is gone, ending whatever has a title that begins so; returns what is not."""
         deadline = time.monotonic() + timeout_s
         while (left := self.left()) and time.monotonic() < deadline:
+            kill(found for found in self.look() if found.title.startswith(ended_by_us))
             time.sleep(0.1)
         return left
 
