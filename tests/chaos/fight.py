@@ -294,8 +294,8 @@ class Fight:
 
     def _expect_nothing_left(self) -> None:
         """What belonged to a driver or a cluster that is gone must vanish by itself."""
-        # Ray's agents stay when the gcs is killed, also those of a node that was only starting. A cluster with
-        # nodes is the harness's own, which clears it up as autohyp's keeper does for one that autohyp started.
+        # Ray's agents stay when the gcs is killed, also those of a node that was only starting. A cluster
+        # with nodes is the harness's own, which clears it up as autohyp's keeper does for autohyp's own.
         left = self._herd.wait_gone(GONE_S, ended_by_us=RAYS_AGENTS if self._with_nodes else ())
         for text in verify_nothing_left(self._campaign.folder, left.values()):
             self._violation(text)
