@@ -17,6 +17,7 @@ from .figures import Figure, machine, table
 from .reopening import measure_reopening
 from .starting import measure_starting
 from .transitions import measure_ledger_alone, measure_through_ray
+from .trust import measure_trust
 from .views import measure_views
 from .whole import measure_whole
 
@@ -25,6 +26,7 @@ SHORT_PARTS: dict[str, Callable[[Path], list[Figure]]] = {
     "alone": measure_ledger_alone,
     "whole": measure_whole,
     "starting": measure_starting,
+    "trust": measure_trust,
 }
 LONG_PARTS: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
     "reopen": measure_reopening,
