@@ -111,6 +111,11 @@ class RunConfig(Section):
     evaluation_timeout_s: PositiveFloat | None = Field(
         default=None, description="Seconds that an evaluation may take"
     )
+    share_kernels: bool | None = Field(
+        default=None,
+        description="Compile what an experiment was built on once, and lend its runs those kernels; "
+        "default: on GPUs",
+    )
     constants: dict[str, ConstantValue] | None = Field(
         default=None,
         description="Constants of train.py that the baseline starts with; default: the profile's",
@@ -292,6 +297,7 @@ class CampaignConfig(Section):
                     budget_s=run.budget_s or profile.budget_s,
                     startup_allowance_s=run.startup_allowance_s or profile.startup_allowance_s,
                     evaluation_timeout_s=run.evaluation_timeout_s or profile.evaluation_timeout_s,
+                    share_kernels=name == "gpu" if run.share_kernels is None else run.share_kernels,
                     constants=constants if run.constants is None else run.constants,
                 ),
                 "workers": self.workers.model_copy(update={"count": self.workers.count or workers}),

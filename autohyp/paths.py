@@ -108,6 +108,11 @@ class CampaignPaths:
         return self.root / "live" / "worktrees"
 
     @property
+    def kernels(self) -> Path:
+        """What was compiled for kept experiments in this session, a folder a node."""
+        return self.root / "live" / "kernels"
+
+    @property
     def experiments(self) -> Path:
         return self.root / "experiments.jsonl"
 

@@ -45,7 +45,8 @@ class RunOrder:
     """A run for a worker: the commit to check out, and words for the views.
 
     `constants` are those of the commit's train.py, all that a simulated worker looks at. A campaign decides
-    by `val`; `holdout` is text that no decision has seen.
+    by `val`; `holdout` is text that no decision has seen. `base_commit` is the kept experiment that the run's
+    builds on, or the baseline itself: its compiled kernels may be lent.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class RunOrder:
     hypothesis_id: str
     constants: Mapping[str, ConstantValue] = field(default_factory=dict)
     split: Literal["val", "holdout"] = "val"
+    base_commit: str = ""
 
 
 @dataclass(frozen=True)

@@ -308,9 +308,19 @@ class Observer:
         self._record(f"start:{run.run_id}", ev.RunStarted(run=run))
         hypothesis = experiment.hypothesis
         order = RunOrder(
-            run, experiment.commit, hypothesis.title, hypothesis.hypothesis_id, experiment.constants
+            run,
+            experiment.commit,
+            hypothesis.title,
+            hypothesis.hypothesis_id,
+            experiment.constants,
+            base_commit=self._base_commit(experiment),
         )
         self._when_durable.append(lambda: self._fleet.assign(worker_id, order))
+
+    def _base_commit(self, experiment: Experiment) -> str:
+        """What was believed when the experiment was made; the baseline is believed in any case."""
+        parent_id = experiment.parent_experiment_id
+        return self._state.experiments[parent_id].experiment.commit if parent_id else experiment.commit
 
     def _begin_experiment(self) -> NextRun | None:
         """Turn the most promising hypothesis that still applies into an experiment."""

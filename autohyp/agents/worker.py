@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from autohyp.agents.base import LedgerClient, RunOrder
 from autohyp.agents.books import Books
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, JournalError
+from autohyp.execution.kernels import KernelShelf, write_blank_data
 from autohyp.execution.sandbox.base import Limits, Sandbox
 from autohyp.execution.trainer import OutcomeStatus, TrainingJob, TrainingOutcome, run_training
 from autohyp.execution.workspace import Workspace, remove_tree
@@ -31,6 +33,9 @@ from autohyp.records import Progress, Run, RunResult, RunStatus, WorkerLive, utc
 __all__ = ["Slot", "Worker"]
 
 log = logging.getLogger(__name__)
+
+COMPILE_BUDGET_S = 1.0
+"""What a script that only compiles is told its budget is; the launcher grants it a run's time."""
 
 _STATE_OF_PHASE: dict[str, Literal["launching", "compiling", "running", "evaluating"]] = {
     "launching": "launching",
@@ -79,6 +84,7 @@ class Worker:
         self._ledger = ledger
         self._sandbox = sandbox
         self._workspace = Workspace(paths.repository)
+        self._kernels = KernelShelf(paths.kernels / (slot.node_id or "here"))
         self._cancelled = threading.Event()
         self._order: RunOrder | None = None
         self.live = self._describe(None)
@@ -128,7 +134,16 @@ class Worker:
         outcome: TrainingOutcome | None = None
         try:
             with self._workspace.checkout(order.commit, self._place / "source") as source_dir:
-                outcome = run_training(self._job(order, source_dir))
+                job = self._job(order, source_dir)
+                started_s = time.monotonic()
+                lent = self._lend_kernels(order, job)
+                waited_s = time.monotonic() - started_s if lent else 0.0
+                outcome = run_training(job)
+                outcome = replace(
+                    outcome,
+                    integrity=outcome.integrity | lent,
+                    total_s=round(outcome.total_s + waited_s, 3),  # the GPU was held
+                )
         except (AutohypError, OSError):
             if outcome is None:
                 raise
@@ -137,6 +152,42 @@ class Worker:
             return RunLost(run_id=run.run_id, reason="it was interrupted", at_fault=False)
         status = RunStatus(outcome.status.value)
         return RunFinished(result=self._result(run, status, outcome.reason, **_measurements(outcome)))
+
+    def _lend_kernels(self, order: RunOrder, job: TrainingJob) -> dict[str, str | float | bool]:
+        """Give the run its parent's compiled kernels; returns what its result says of that."""
+        share = self._config.run.share_kernels
+        if not order.base_commit or not (job.gpu_index is not None if share is None else share):
+            return {}
+        count = self._kernels.lend(
+            order.base_commit,
+            job.scratch_dir / "cache",
+            lambda: self._compile(order, job),
+            self._cancelled.is_set,
+        )
+        return {"kernels_from": order.base_commit[:12], "kernel_files": count}
+
+    def _compile(self, order: RunOrder, job: TrainingJob) -> Path | None:
+        """Run the parent for a moment on data that says nothing; returns its cache if it got to its end."""
+        place = self._place / "compiling"
+        remove_tree(place)
+        write_blank_data(self._data_dir, place / "data")
+        with self._workspace.checkout(order.base_commit, self._place / "base") as source_dir:
+            outcome = run_training(
+                replace(
+                    job,
+                    run_id=f"{job.run_id}.compile",
+                    source_dir=source_dir,
+                    scratch_dir=place / "scratch",
+                    data_dir=place / "data",
+                    log_path=place / "compile.log",
+                    split="val",
+                    extra_environment={"AUTOHYP_BUDGET_S": f"{COMPILE_BUDGET_S:g}"},
+                )
+            )
+        if outcome.status in (OutcomeStatus.COMPLETED, OutcomeStatus.INVALID):
+            return place / "scratch" / "cache"
+        log.warning("kernels of %s: %s", order.base_commit[:12], outcome.reason)
+        return None
 
     def _job(self, order: RunOrder, source_dir: Path) -> TrainingJob:
         config, run = self._config, order.run
@@ -204,7 +255,8 @@ class Worker:
         """
         try:
             if self._place.exists():
-                self._workspace.remove_checkout(self._place / "source")
+                for name in ("source", "base"):
+                    self._workspace.remove_checkout(self._place / name)
                 remove_tree(self._place)
         except (AutohypError, OSError):
             log.exception("%s could not be removed", self._place)

@@ -34,7 +34,7 @@ from autohyp.cluster.hosts import gpu_nodes
 from autohyp.cluster.leftovers import clear_session, keeper, own_sessions
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, ClusterError
-from autohyp.execution.workspace import Workspace
+from autohyp.execution.workspace import Workspace, remove_tree
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft, ExperimentEntry
 from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
@@ -225,8 +225,9 @@ class Session:
         ray.get(self._ledger_actor.close.remote(), timeout=ANSWER_TIMEOUT_S)
 
     def _clear_live(self) -> None:
-        """Remove the checkouts and the signs of life of workers that are gone."""
+        """Remove the checkouts, the kernels and the signs of life of workers that are gone."""
         shutil.rmtree(self._paths.live_workers, ignore_errors=True)
+        remove_tree(self._paths.kernels)
         workspace = Workspace(self._paths.repository)
         workspace.clear_checkouts(self._paths.worktrees)
         workspace.close()
