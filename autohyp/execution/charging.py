@@ -4,7 +4,7 @@ The clock starts when the script says that training starts, or when its allowanc
 compilation is used up, whichever comes first: a script that never says so, or says so late, gains the
 allowance at most. It stops when the script asks to be evaluated. Times are of `time.monotonic()`.
 
-Not covered yet: training during the allowance (GPU-busy seconds in it are not sampled).
+Not covered: training during the allowance; the launcher reports how long the GPU computed in it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,13 @@ class BudgetClock:
         if self.stopped_s is None:
             self.stopped_s = now_s
 
+    def has_begun(self, now_s: float) -> bool:
+        """Whether the time before training is over."""
+        return self._counted_from_s <= now_s or self.stopped_s is not None
+
     def is_training(self, now_s: float) -> bool:
         """Whether seconds are being charged."""
-        return self._counted_from_s <= now_s and self.stopped_s is None
+        return self.has_begun(now_s) and self.stopped_s is None
 
     def startup_s(self, now_s: float) -> float:
         """Seconds that were not charged before training."""

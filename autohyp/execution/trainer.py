@@ -30,7 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from autohyp.execution.charging import BudgetClock
-from autohyp.execution.job import OutcomeStatus, TrainingJob, TrainingOutcome, training_environment
+from autohyp.execution.gpu_load import GpuLoad, utilisation_of
+from autohyp.execution.job import (
+    OutcomeStatus,
+    TrainingJob,
+    TrainingOutcome,
+    training_environment,
+    visible_gpu,
+)
 from autohyp.execution.logs import LogSink, clean, error_line, parse_summary
 from autohyp.execution.sandbox.base import SandboxProcess, SandboxSpec
 from autohyp.execution.streams import Curve, Lines, as_object, number
@@ -78,6 +85,8 @@ class _Launch:
         self._evaluator_by_s = math.inf  # when the evaluator must have ended
         self._next_progress_s = 0.0
         self._was_killed = False
+        gpu_index = job.gpu_index
+        self._load = None if gpu_index is None else GpuLoad(utilisation_of(visible_gpu(gpu_index)))
 
     # ------------------------------------------------------------------------------------------
     # Start
@@ -225,6 +234,8 @@ class _Launch:
             self._process.kill()
         if now_s > self._evaluator_by_s:
             self._evaluator.kill()
+        if self._load is not None and not self._clock.has_begun(now_s):
+            self._load.look(now_s)
         if now_s >= self._next_progress_s:
             self._next_progress_s = now_s + PROGRESS_INTERVAL_S
             self._job.on_progress(self._progress(now_s))
@@ -348,6 +359,9 @@ class _Launch:
     def _integrity(self) -> dict[str, str | float | bool]:
         found: dict[str, str | float | bool] = dict(self._result.get("checks", {}))
         found["log_was_cut"] = self._log.is_cut
+        if self._load is not None and self._load.busy_s is not None:
+            # Compiling and warming up need some: the rest of what a script could have trained for nothing.
+            found["startup_gpu_busy_s"] = round(self._load.busy_s, 1)
         found["was_killed"] = self._was_killed
         if self._num_evaluators > 1:
             found["evaluator_was_replaced"] = True

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autohyp.errors import SandboxError, SandboxUnavailableError
+from autohyp.execution import trainer as trainer_module
 from autohyp.execution.job import visible_gpu
 from autohyp.execution.sandbox.base import SandboxProcess, SandboxSpec
 from autohyp.execution.sandbox.select import select_sandbox
@@ -110,6 +111,18 @@ def test_an_honest_run_is_measured(start: Start, tmp_path: Path) -> None:
     assert outcome.sandbox == "none"
     assert "val_bpb" in (tmp_path / "logs" / "train.log").read_text()
     assert seen[0].phase == "starting"
+
+
+def test_the_result_tells_how_long_the_gpu_computed_before_it_was_charged(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(trainer_module, "utilisation_of", lambda gpu: asked.append(gpu) or (lambda: 0.5))
+    outcome = start(gpu_index=0, extra_environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert outcome.status is OutcomeStatus.COMPLETED, outcome
+    assert asked == [visible_gpu(0)]
+    # The load is looked at while the script starts, and not any more once it trains.
+    assert 0 <= float(outcome.integrity["startup_gpu_busy_s"]) <= 0.5 * outcome.startup_s + 0.1
 
 
 def test_an_honest_run_is_measured_in_a_sandbox(start: Start) -> None:
