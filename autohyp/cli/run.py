@@ -305,10 +305,9 @@ def _one_interrupt() -> Iterator[None]:
 def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> int:
     """One session with its live view and report; returns the exit code."""
     # Ray takes its time to import, and reads its settings from the environment then.
-    from autohyp.cluster.leftovers import sweep
-    from autohyp.cluster.session import Session, local_cluster
+    from autohyp.cluster.session import Session, end_last_session, local_cluster
 
-    with claim_driver(paths, clear_up=sweep):
+    with claim_driver(paths, clear_up=end_last_session):
         follower = Follower(paths.journal)
         workspace = Workspace(paths.repository)
         check_resumable(follower.update(), workspace, campaign_facts(config))

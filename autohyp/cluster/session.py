@@ -27,11 +27,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util import list_named_actors
 
 from autohyp import __version__
-from autohyp.agents.driver import DriverFile
+from autohyp.agents.driver import DriverFile, driver_facts, driver_process
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ScribeActor, ToolBuilderActor, as_actor
 from autohyp.cluster.clients import last_line
 from autohyp.cluster.hosts import gpu_nodes
-from autohyp.cluster.leftovers import clear_session, keeper, own_sessions
+from autohyp.cluster.leftovers import clear_session, keeper, own_sessions, sweep
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, ClusterError
 from autohyp.execution.workspace import Workspace, remove_tree
@@ -40,7 +40,7 @@ from autohyp.journal import Draft, ExperimentEntry
 from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
 from autohyp.paths import CampaignPaths
 
-__all__ = ["Session", "local_cluster"]
+__all__ = ["Session", "end_last_session", "local_cluster"]
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,7 @@ def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) ->
         _check_listening(config.ray.address, f"no Ray cluster answers at {config.ray.address}")
     context = _connect(
         START_ATTEMPTS if config.ray.address is None else 1,
-        address=config.ray.address or "local",
-        namespace=_namespace(config, paths),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+        **_joining(config.ray.address or "local", _namespace(config, paths)),
         **({} if config.ray.address else local),
     )
     with nullcontext() if config.ray.address else keeper(_session_dir()):
@@ -83,6 +80,48 @@ def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) ->
             yield f"http://{url}" if url else None
         finally:
             ray.shutdown()
+
+
+def end_last_session(paths: CampaignPaths) -> None:
+    """End what the campaign's last driver left when it died: processes, and roles on a cluster that goes on.
+
+    Called by who drives the campaign next, before live/driver.json says so: what the journal holds then will
+    not change meanwhile. Raises ClusterError when a driver elsewhere works on the campaign.
+    """
+    sweep(paths)
+    facts = driver_facts(paths)
+    if facts is None or driver_process(paths) is not None:
+        return
+    if not facts.get("session_dir") and facts.get("ray_address"):
+        try:
+            _check_listening(facts["ray_address"], "its cluster is gone")
+            _connect(1, **_joining(facts["ray_address"], facts["namespace"]))
+        except ClusterError as error:
+            log.info("%s: %s", paths.tag, error)  # the roles went with it; if not, the journal is locked
+            return
+        try:
+            _end_roles_of_dead_drivers()
+        finally:
+            ray.shutdown()
+    _clear_live(paths)
+
+
+def _joining(address: str, namespace: str) -> dict[str, Any]:
+    return {
+        "address": address,
+        "namespace": namespace,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+
+
+def _clear_live(paths: CampaignPaths) -> None:
+    """Remove the checkouts, the kernels and the signs of life of workers that are gone."""
+    shutil.rmtree(paths.live_workers, ignore_errors=True)
+    remove_tree(paths.kernels)
+    workspace = Workspace(paths.repository)
+    workspace.clear_checkouts(paths.worktrees)
+    workspace.close()
 
 
 def _connect(num_attempts: int, **options: Any) -> Any:
@@ -225,12 +264,7 @@ class Session:
         ray.get(self._ledger_actor.close.remote(), timeout=ANSWER_TIMEOUT_S)
 
     def _clear_live(self) -> None:
-        """Remove the checkouts, the kernels and the signs of life of workers that are gone."""
-        shutil.rmtree(self._paths.live_workers, ignore_errors=True)
-        remove_tree(self._paths.kernels)
-        workspace = Workspace(self._paths.repository)
-        workspace.clear_checkouts(self._paths.worktrees)
-        workspace.close()
+        _clear_live(self._paths)
 
     def _restore_commits(self, experiments: Mapping[str, ExperimentEntry]) -> None:
         """Make the commits again that the journal knows and the repository does not."""

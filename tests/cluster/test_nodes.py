@@ -34,11 +34,12 @@ from autohyp.cluster.fleet import RayFleet
 from autohyp.cluster.hosts import MAX_GAP_S, Hearing, Place, gpu_nodes, gpu_places, place_of
 from autohyp.cluster.leftovers import end_session_processes
 from autohyp.config import CampaignConfig
-from autohyp.errors import ClusterError
+from autohyp.errors import CampaignError, ClusterError
 from autohyp.execution.job import TrainingJob, TrainingOutcome
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import CampaignState, read_journal, replay
 from autohyp.journal.events import RunLost
+from autohyp.journal.follow import Follower
 from autohyp.paths import CampaignPaths
 from autohyp.records import Hardware
 from autohyp.testing.objectives import write_target
@@ -379,6 +380,41 @@ def test_two_campaigns_on_one_cluster_do_not_see_each_other(cluster: Cluster, tm
     left = json.dumps(ray.util.list_named_actors(all_namespaces=True))
     ray.shutdown()
     assert "same" not in left
+
+
+def test_roles_that_outlive_their_driver_end_with_the_resume_that_has_nothing_to_do(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """They went on to the campaign's end: whoever looks next is refused, and must leave the cluster free."""
+    config = {
+        "tag": "orphan",
+        "profile": "cpu",
+        "researchers": ["random"],
+        "run": {"budget_s": 1.0, "constants": {}},
+        "workers": {"count": 2},
+        "limits": {"max_experiments": 8},
+        "simulation": {"trainer": "autohyp.testing.objectives:bowl"},
+        "ray": {"address": cluster.address},
+    }
+    write_target(tmp_path)
+    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(config))
+    paths = CampaignPaths(tmp_path / "research" / "orphan")
+    command = [sys.executable, "-m", "autohyp.cli.main"]
+    driver = subprocess.Popen([*command, "run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    assert any("val_bpb" in line for line in driver.stdout)
+    driver.kill()
+    driver.communicate()
+    ends = Follower(paths.journal)
+    until(lambda: ends.update().ended is not None, lambda: time.sleep(0.1))
+    done = subprocess.run([*command, "resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == CampaignError.exit_code, done
+    assert "the limit of 8 experiments is reached" in done.stderr
+    assert not paths.live_workers.exists()
+    ray.init(cluster.address, namespace="look", log_to_driver=False, logging_level=logging.ERROR)
+    left = json.dumps(ray.util.list_named_actors(all_namespaces=True))
+    ray.shutdown()
+    assert "orphan" not in left
 
 
 # Without a cluster ---------------------------------------------------------------------------
