@@ -12,22 +12,23 @@ import hashlib
 import io
 import json
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
-from math import isnan
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from autohyp.journal.state import CampaignState
 from autohyp.records import Verdict
 from autohyp.views import facts
-from autohyp.views.tables import Point
+from autohyp.views.tables import VERDICTS, Points
 from autohyp.views.text import clean_line
 
 __all__ = ["PictureData", "draw_progress", "picture_data", "picture_is_current"]
 
 _DRAWING_VERSION = 3
+_FAILED = (Verdict.CRASH, Verdict.INVALID)
 _INK, _GREY, _GREEN, _RED, _BLUE = "#22303c", "#b7c0c8", "#1f9d63", "#d1495b", "#3a6ea5"
 _MAX_LABELS = 24
 _DPI = 130
@@ -49,22 +50,23 @@ class PictureData:
 
     @property
     def digest(self) -> str:
-        content = json.dumps([_DRAWING_VERSION, *(getattr(self, field.name) for field in fields(self))])
-        return f"autohyp-{hashlib.sha256(content.encode()).hexdigest()}"
+        rest = json.dumps([_DRAWING_VERSION, *astuple(replace(self, discarded=[]))])
+        content = rest.encode() + np.asarray(self.discarded, np.float64).tobytes()
+        return f"autohyp-{hashlib.sha256(content).hexdigest()}"
 
 
-def picture_data(state: CampaignState, points: Sequence[Point]) -> PictureData:
+def picture_data(state: CampaignState, points: Points) -> PictureData:
     """The campaign's decided experiments; `points` is what the tables know of each."""
-    kept, discarded, failed = [], [], []
-    for position, point in enumerate(points, start=1):
-        mean = point.mean_bpb
-        if point.verdict in (Verdict.CRASH, Verdict.INVALID) or isnan(mean):
-            failed.append(position)
-        elif point.verdict is Verdict.KEEP:
-            hypothesis = state.experiments[state.decision_order[position - 1]].experiment.hypothesis
-            kept.append((position, mean, clean_line(hypothesis.title)))
-        else:
-            discarded.append((position, mean))
+    mean, verdict = points["mean_bpb"], points["verdict"]
+    is_failed = np.isnan(mean) | np.isin(verdict, [VERDICTS.index(each) for each in _FAILED])
+    is_kept = ~is_failed & (verdict == VERDICTS.index(Verdict.KEEP))
+    kept = []
+    for index in np.flatnonzero(is_kept).tolist():
+        hypothesis = state.experiments[state.decision_order[index]].experiment.hypothesis
+        kept.append((index + 1, float(mean[index]), clean_line(hypothesis.title)))
+    others = np.flatnonzero(~is_failed & ~is_kept)
+    discarded = list(zip((others + 1).tolist(), mean[others].tolist(), strict=True))
+    failed = (np.flatnonzero(is_failed) + 1).tolist()
     noise = facts.noise_floor(state)
     return PictureData(
         _name(state), kept, discarded, failed, len(state.decision_order), noise.sd_bpb if noise else None

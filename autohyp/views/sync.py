@@ -21,15 +21,19 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from math import nan
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic_core import PydanticSerializationError
 
 from autohyp.errors import CampaignError
@@ -42,15 +46,17 @@ from autohyp.views.brief import research_brief, search_model, tool_registry
 from autohyp.views.files import FileWriter, json_text
 from autohyp.views.fleet import fleet_files, fleet_manifest
 from autohyp.views.picture import draw_progress, picture_data, picture_is_current
-from autohyp.views.tables import Row, Tables
+from autohyp.views.tables import Points, Row, Tables, best_after
 
 __all__ = ["FolderSync", "SyncReport", "sync_all"]
 
+_Result = TypeVar("_Result")
 _Notes = list[tuple[str, str]]
 _MARK = Struct("<QQ")
 _CHUNK = 100
 _MIN_PARALLEL = 2000
-"""Below this many experiments to write, further processes are not worth their start."""
+_MIN_PARALLEL_LOOK = 20_000
+"""Below this many experiments to write, or to look at, further processes are not worth their start."""
 _UNSAFE_S = 60
 """How long the kernel may keep to itself what was written (30 s by default), with room to spare."""
 _RENDERERS = hashlib.blake2b(
@@ -156,6 +162,16 @@ def _row(entry: ExperimentEntry, measured: dict[str, object], position: int, job
     )
 
 
+def _num_right(points: Points, wanted: npt.NDArray[np.uint64], best: float) -> tuple[int, float]:
+    """How many lines in a row are what they should be, and the best kept bpb after them; `best` is before."""
+    points = points[: len(wanted)]
+    after = best_after(points)
+    before = np.concatenate([[best], after[:-1]])[: len(points)]
+    is_right = (wanted != 0) & (wanted == points["mark"]) & (before == points["best_bpb"])
+    count = len(points) if is_right.all() else int(is_right.argmin())
+    return count, float(after[count - 1]) if count else best
+
+
 def _mark(state: CampaignState, experiment_id: str, notes: _Notes | None) -> int:
     """A digest of all that an experiment's files depend on; 0, which never counts as written, for text that
     is no UTF-8."""
@@ -250,25 +266,51 @@ class FolderSync:
 
     def _look_at_all(self, state: CampaignState, notes: dict[str, _Notes]) -> _Plan:
         """Compare every experiment with what is known to have been written, without decoding any."""
-        plan = _Plan()
-        folder = f"{self._paths.runs}{os.sep}"
-        names = set(os.listdir(self._paths.plans)) if self._paths.plans.is_dir() else set()
+        plan, names = _Plan(), list(state.experiments)
+        present = set(os.listdir(self._paths.plans)) if self._paths.plans.is_dir() else set()
         unsafe_ns = self._unsafe_since_ns()
-        del self._marks[len(state.experiments) * _MARK.size :]
-        known = _MARK.iter_unpack(self._marks)
-        for index, name in enumerate(state.experiments):
-            mark = plan.marks[name] = _mark(state, name, notes.get(name))
+        del self._marks[len(names) * _MARK.size :]
+
+        def look(part: int) -> list[tuple[int, bool]]:
+            return self._compare(
+                state, notes, names[bounds[part] : bounds[part + 1]], bounds[part], present, unsafe_ns
+            )
+
+        num_parts = self._processes if len(names) >= _MIN_PARALLEL_LOOK and _may_fork() else 1
+        bounds = [part * len(names) // num_parts for part in range(num_parts + 1)]
+        found = chain.from_iterable(_in_forks(look, num_parts, num_parts))
+        for index, (name, (mark, is_right)) in enumerate(zip(names, found, strict=True)):
+            plan.marks[name] = mark
+            if not is_right:
+                plan.files[name] = (index, mark)
+        return plan
+
+    def _compare(
+        self,
+        state: CampaignState,
+        notes: dict[str, _Notes],
+        names: list[str],
+        first: int,
+        present: set[str],
+        unsafe_ns: int,
+    ) -> list[tuple[int, bool]]:
+        """The mark of each experiment, and whether its files are as they should be; `first` is the number of
+        the first one, `present` the names in `plans/`."""
+        folder = f"{self._paths.runs}{os.sep}"
+        known = _MARK.iter_unpack(memoryview(self._marks)[first * _MARK.size :])
+        found = []
+        for name in names:
+            mark = _mark(state, name, notes.get(name))
             known_mark, known_ns = next(known, (0, 0))
             is_right = (
                 0 != mark == known_mark
                 and known_ns < unsafe_ns
                 and known_ns == _changed_ns(folder + name)
-                and f"{name}.json" in names
-                and f"{name}.md" in names
+                and f"{name}.json" in present
+                and f"{name}.md" in present
             )
-            if not is_right:
-                plan.files[name] = (index, mark)
-        return plan
+            found.append((mark, is_right))
+        return found
 
     def _look_at(self, state: CampaignState, notes: dict[str, _Notes], touched: Iterable[str]) -> _Plan:
         """The same for a few; no step over all of them."""
@@ -290,39 +332,41 @@ class FolderSync:
     def _jobs(self, state: CampaignState, plan: _Plan) -> Iterator[_Job]:
         """First what goes into the tables, in their order, then the rest."""
         left = dict(plan.files)
-        best = self._tables.points(plan.first - 1)[0].best_after_bpb if plan.first else 0.0
+        best = float(best_after(self._tables.points(plan.first - 1))[0]) if plan.first else 0.0
         kept = set(state.lineage)
-        points = iter(self._tables.points(plan.first))
-        for position, name in enumerate(islice(state.decision_order, plan.first, None), start=plan.first):
-            known = next(points, None)
-            mark = plan.marks[name] if name in plan.marks or known is None else known.mark
-            is_right = known is not None and mark == known.mark != 0 and best == known.best_bpb
-            if not is_right:
+        points = self._tables.points(plan.first)
+        num_right, best = _num_right(points, self._marks_wanted(state, plan, points), best)
+        known_lines = iter(points[num_right:].tolist())
+        first = plan.first + num_right
+        for position, name in enumerate(islice(state.decision_order, first, None), start=first):
+            known_mark, known_best, known_mean, *_ = next(known_lines, (0, nan, nan))
+            mark = plan.marks.get(name, known_mark)
+            if not (0 != mark == known_mark and best == known_best):
                 has_files = left.pop(name, None) is not None
                 index = plan.files[name][0] if has_files else 0
                 yield _Job(name, index, mark, has_files, position, best)
             if name in kept:
-                mean = known.mean_bpb if known and mark == known.mark else state.experiments[name].mean_bpb
+                mean = known_mean if 0 != mark == known_mark else state.experiments[name].mean_bpb
                 best = min(best or mean, mean) if mean else best
         yield from (_Job(name, index, mark, True) for name, (index, mark) in left.items())
+
+    @staticmethod
+    def _marks_wanted(state: CampaignState, plan: _Plan, points: Points) -> npt.NDArray[np.uint64]:
+        """The mark that each known line should have: that of an experiment nobody looked at is right."""
+        names = islice(state.decision_order, plan.first, plan.first + len(points))
+        known = points["mark"].tolist()
+        return np.array(list(map(plan.marks.get, names, known)), np.uint64)
 
     def _results(
         self, state: CampaignState, notes: dict[str, _Notes], jobs: list[_Job]
     ) -> Iterator[list[_Done]]:
         """The jobs carried out, a chunk after the other, by this process or by forks of it."""
         chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+        processes = self._processes if len(jobs) >= _MIN_PARALLEL and _may_fork() else 1
         root = self._paths.root
-        if len(jobs) < _MIN_PARALLEL or self._processes < 2 or not _may_fork():
-            for chunk in chunks:
-                yield _carry_out(root, state, notes, chunk)
-            return
-        global _inherited
-        _inherited = lambda number: _carry_out(root, state, notes, chunks[number])  # noqa: E731
-        try:
-            with multiprocessing.get_context("fork").Pool(self._processes) as pool:
-                yield from pool.imap(_carry_out_inherited, range(len(chunks)))
-        finally:
-            _inherited = None
+        return _in_forks(
+            lambda number: _carry_out(root, state, notes, chunks[number]), len(chunks), processes
+        )
 
     # What was done ---------------------------------------------------------------------------
 
@@ -387,24 +431,37 @@ class FolderSync:
         return (self._hidden / "experiments").stat().st_mtime_ns - _UNSAFE_S * 10**9
 
 
-_inherited: Callable[[int], list[_Done]] | None = None
+_inherited: Callable[[int], Any] | None = None
 """What forked processes are to do: they have the state because they are copies of this process."""
 
 
-def _carry_out_inherited(number: int) -> list[_Done]:
+def _in_forks(work: Callable[[int], _Result], count: int, processes: int) -> Iterator[_Result]:
+    """What `work` gives for each number below `count`, in order; one process is this one."""
+    if processes < 2:
+        yield from map(work, range(count))
+        return
+    global _inherited
+    _inherited = work
+    try:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            yield from pool.imap(_work_inherited, range(count))
+    finally:
+        _inherited = None
+
+
+def _work_inherited(number: int) -> Any:
     if _inherited is None:
         raise RuntimeError("this process was not forked by a sync")
     return _inherited(number)
 
 
 def _may_fork() -> bool:
-    """A process with several threads must not be forked: a lock that one of them holds would stay locked."""
-    if multiprocessing.current_process().daemon:
-        return False
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
-        return False
+    """A process with threads of its own, or Ray's, must not be forked: a lock that one has would stay locked.
+
+    Those that numpy starts when it is imported only wait, and are prepared for a fork.
+    """
+    has_threads = threading.active_count() > 1 or "ray" in sys.modules
+    return not has_threads and not multiprocessing.current_process().daemon
 
 
 def _boot_id() -> str:

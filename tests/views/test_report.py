@@ -18,7 +18,7 @@ from autohyp.views import facts
 from autohyp.views.brief import open_questions, research_brief, search_model
 from autohyp.views.picture import PictureData, draw_progress, picture_data, picture_is_current
 from autohyp.views.report import print_report, report_document
-from autohyp.views.tables import Point
+from autohyp.views.tables import Points, Row, read_points
 
 
 def printed(state: CampaignState, width: int = 80) -> str:
@@ -96,11 +96,14 @@ def test_elapsed_time_leaves_out_the_time_between_sessions(state: CampaignState)
     assert facts.elapsed_s(state, "2026-03-10T00:00:00Z") == pytest.approx(alone + 600)
 
 
-def points_of(state: CampaignState) -> list[Point]:
+def points_of(state: CampaignState) -> Points:
     """What the tables would know of each decided experiment."""
     none = float("nan")
     means = ((entry, entry.mean_bpb) for entry in state.decided())
-    return [Point(0, 0.0, none if mean is None else mean, none, entry.verdict) for entry, mean in means]
+    rows = [
+        Row(0, 0.0, none if mean is None else mean, none, entry.verdict, b"", b"") for entry, mean in means
+    ]
+    return read_points(b"".join(row.record() for row in rows))
 
 
 def test_the_picture_shows_every_decided_experiment(state: CampaignState) -> None:

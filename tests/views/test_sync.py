@@ -518,14 +518,25 @@ from pathlib import Path
 from autohyp.paths import CampaignPaths
 from autohyp.testing.campaigns import CampaignShape, campaign_state
 from autohyp.views import sync
-sync._MIN_PARALLEL, sync._CHUNK = 1, 3
-here, carry_out = os.getpid(), sync._carry_out
-def watched(*arguments):
-    assert os.getpid() != here, "not in another process"
-    return carry_out(*arguments)
-sync._carry_out = watched
-state = campaign_state(eval(sys.argv[2]))
-sync.FolderSync(CampaignPaths(Path(sys.argv[1])), processes=2).experiments(state)
+sync._MIN_PARALLEL, sync._MIN_PARALLEL_LOOK, sync._CHUNK = 1, 1, 3
+here = os.getpid()
+def elsewhere(work):
+    def watched(*arguments):
+        assert os.getpid() != here, "not in another process"
+        return work(*arguments)
+    return watched
+sync._carry_out = elsewhere(sync._carry_out)
+sync.FolderSync._compare = elsewhere(sync.FolderSync._compare)
+state, paths = campaign_state(eval(sys.argv[2])), CampaignPaths(Path(sys.argv[1]))
+def written():
+    report = sync.FolderSync(paths, processes=2).experiments(state)
+    return report.num_experiments, report.num_written
+assert written()[0] == len(state.experiments)
+assert written() == (0, 0)
+first, *_, last = state.experiments
+for name in (first, last):
+    (paths.plans / f"{name}.md").unlink()
+assert written() == (2, 2), "exactly what is missing comes back"
 """
 
 
