@@ -1,12 +1,16 @@
 """Processes that a Ray session left behind, and the keeper that ends them.
 
 A cluster of our own must not outlive its driver, however that dies: after a SIGKILL Ray's agents stay for
-ever. So the driver starts a keeper, `python -m autohyp.cluster.leftovers SESSION_DIR`, which reads a pipe
-from it. At the pipe's end, which comes with the driver's, it ends every process of that Ray session, removes
-the session's folder and is gone. What the keeper could not do, because somebody killed it too, the next
-session does (`sweep`). A process belongs to a Ray session when it is Ray's and has the session's folder on
-its command line or a file of it open, or descends from such a process; those of other sessions, and people
-who read a log, are never touched. Not covered: other machines, whose raylets end by themselves.
+ever. So before the driver starts Ray it starts a keeper, `python -m autohyp.cluster.leftovers MARK`, which
+reads a pipe from it. At the pipe's end, which comes with the driver's, it ends every process of that cluster,
+removes its session's folder and is gone. What the keeper could not do, because somebody killed it too, the
+next session does (`sweep`).
+
+The keeper knows the cluster's processes by the mark that the driver had in its environment when Ray started,
+which they inherit; from the moment when the driver tells it the session's folder, by that too. A process
+belongs to a Ray session when it is Ray's and has the session's folder on its command line or a file of it
+open, or descends from such a process; those of other sessions, and people who read a log, are never touched.
+Not covered: other machines, whose raylets end by themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,13 +32,15 @@ import psutil
 from autohyp.agents.driver import driver_facts, driver_process
 from autohyp.paths import CampaignPaths
 
-__all__ = ["clear_session", "end_session_processes", "keeper", "own_sessions", "session_processes", "sweep"]
+__all__ = ["MARK", "end_cluster", "end_session_processes", "keeper", "session_processes", "sweep"]
 
+MARK = "AUTOHYP_CLUSTER"
+"""The variable that marks the processes of a cluster that this process starts."""
 DEADLINE_S = 30.0
 QUIET_S = 1.0
 """How long nothing may be found before all counts as ended: somebody may just be starting a process."""
 
-KEEP = b"k"
+KEEP = "keep"
 RAY_NAMES = ("ray", "gcs_server")
 SESSION_NAME = re.compile(r"session_\d{4}-\d\d-\d\d_.+")
 SESSION_FOLDER = re.compile(r"/[^=]*?/session_\d{4}-\d\d-\d\d_[\w-]+")
@@ -54,10 +61,28 @@ def session_processes(session_dir: str) -> list[psutil.Process]:
 
 def end_session_processes(session_dir: str) -> bool:
     """Kill them until none is found any more; False when some would not end."""
+    return _end_all(lambda: session_processes(session_dir))
+
+
+def end_cluster(mark: str, session_dir: str = "", *, keeps_folder: bool = False) -> None:
+    """End what carries the mark or belongs to the session, and remove the session's folder."""
+    folders = {session_dir} - {""}
+
+    def find() -> list[psutil.Process]:
+        marked = _marked_processes(mark)
+        folders.update(_session_folders(marked))
+        return marked + (session_processes(session_dir) if session_dir else [])
+
+    if _end_all(find) and not keeps_folder:
+        for folder in folders:
+            _remove_folder(folder)
+
+
+def _end_all(find: Callable[[], list[psutil.Process]]) -> bool:
     deadline_s = time.monotonic() + DEADLINE_S
     quiet_since_s = time.monotonic()
     while time.monotonic() < deadline_s:
-        processes = session_processes(session_dir)
+        processes = find()
         for process in processes:
             with suppress(psutil.Error):
                 process.kill()
@@ -71,14 +96,15 @@ def end_session_processes(session_dir: str) -> bool:
 
 
 @contextmanager
-def keeper(session_dir: str) -> Iterator[None]:
-    """Have a keeper for the Ray session while the body runs, and wait for what it does at the end.
+def keeper() -> Iterator[Callable[[str], None]]:
+    """Have a keeper for the cluster that is started in the body, and wait for what it does at the end.
 
-    An error keeps the session's folder, with Ray's logs; an interrupt is no error.
+    Gives the function that tells it the session's folder. An error keeps that folder, with Ray's logs; an
+    interrupt is no error.
     """
-    command = [sys.executable, "-m", "autohyp.cluster.leftovers", session_dir]
+    mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "autohyp.cluster.leftovers", mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -86,16 +112,24 @@ def keeper(session_dir: str) -> Iterator[None]:
         cwd="/",
         env=os.environ | {"PYTHONPATH": str(PACKAGE_ROOT)},
     )
-    assert process.stdin is not None
-    try:
-        yield
-    except Exception:
+    pipe = process.stdin
+    assert pipe is not None
+
+    def tell(line: str) -> None:
         with suppress(OSError):
-            process.stdin.write(KEEP)
+            pipe.write(f"{line}\n".encode())
+            pipe.flush()
+
+    os.environ[MARK] = mark
+    try:
+        yield tell
+    except Exception:
+        tell(KEEP)
         raise
     finally:
+        del os.environ[MARK]
         with suppress(OSError):
-            process.stdin.close()
+            pipe.close()
         with suppress(subprocess.TimeoutExpired):
             process.wait(DEADLINE_S)
 
@@ -109,27 +143,37 @@ def sweep(paths: CampaignPaths) -> None:
     if facts is None or facts["host"] != socket.gethostname() or driver_process(paths) is not None:
         return
     session_dir = str(facts.get("session_dir") or "")
-    if SESSION_NAME.fullmatch(Path(session_dir).name):
-        clear_session(session_dir)
+    if SESSION_NAME.fullmatch(Path(session_dir).name) and end_session_processes(session_dir):
+        _remove_folder(session_dir)
 
 
-def own_sessions() -> set[str]:
-    """The folders of the Ray sessions whose processes descend from this one."""
+def _marked_processes(mark: str) -> list[psutil.Process]:
+    """Every living process that carries the mark, but for the caller and its ancestors."""
+    spared, wanted = _own_line(), f"{MARK}={mark}".encode()
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError):  # it is gone, or another user's
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if process.pid not in spared and wanted in environment and _is_alive(process):
+                found.append(process)
+    return found
+
+
+def _session_folders(processes: Iterable[psutil.Process]) -> set[str]:
+    """The folders of Ray sessions that stand on their command lines."""
     words: list[str] = []
-    for child in psutil.Process().children(recursive=True):
+    for process in processes:
         with suppress(psutil.Error):
-            words += child.cmdline()
+            words += process.cmdline()
     return {found[0] for word in words for found in SESSION_FOLDER.finditer(word)}
 
 
-def clear_session(session_dir: str) -> None:
-    """End the session's processes and remove its folder."""
-    if end_session_processes(session_dir):
-        shutil.rmtree(session_dir, ignore_errors=True)
-        latest = Path(session_dir).parent / "session_latest"
-        with suppress(OSError):
-            if latest.readlink().name == Path(session_dir).name:
-                latest.unlink()
+def _remove_folder(session_dir: str) -> None:
+    shutil.rmtree(session_dir, ignore_errors=True)
+    latest = Path(session_dir).parent / "session_latest"
+    with suppress(OSError):
+        if latest.readlink().name == Path(session_dir).name:
+            latest.unlink()
 
 
 def _own_line() -> set[int]:
@@ -171,11 +215,9 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def _main() -> None:
     """The keeper: wait for the pipe's end, then clear up."""
-    session_dir = sys.argv[1]
-    if sys.stdin.buffer.read() == KEEP:
-        end_session_processes(session_dir)
-    else:
-        clear_session(session_dir)
+    told = sys.stdin.read().splitlines()
+    session_dir = next((line for line in told if line != KEEP), "")
+    end_cluster(sys.argv[1], session_dir, keeps_folder=KEEP in told)
 
 
 if __name__ == "__main__":

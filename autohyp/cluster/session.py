@@ -16,7 +16,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from autohyp.agents.driver import DriverFile, driver_facts, driver_process
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ScribeActor, ToolBuilderActor, as_actor
 from autohyp.cluster.clients import last_line
 from autohyp.cluster.hosts import gpu_nodes
-from autohyp.cluster.leftovers import clear_session, keeper, own_sessions, sweep
+from autohyp.cluster.leftovers import MARK, end_cluster, keeper, sweep
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, ClusterError
 from autohyp.execution.workspace import Workspace, remove_tree
@@ -69,17 +69,25 @@ def local_cluster(config: CampaignConfig, paths: CampaignPaths | None = None) ->
     }
     if config.ray.address is not None:
         _check_listening(config.ray.address, f"no Ray cluster answers at {config.ray.address}")
-    context = _connect(
-        START_ATTEMPTS if config.ray.address is None else 1,
-        **_joining(config.ray.address or "local", _namespace(config, paths)),
-        **({} if config.ray.address else local),
-    )
-    with nullcontext() if config.ray.address else keeper(_session_dir()):
+    address, namespace = config.ray.address, _namespace(config, paths)
+    if address is not None:
+        context = _connect(1, **_joining(address, namespace))
         try:
-            url = context.dashboard_url
-            yield f"http://{url}" if url else None
+            yield _url(context)
         finally:
             ray.shutdown()
+        return
+    with keeper() as tell:
+        context = _connect(START_ATTEMPTS, **_joining("local", namespace), **local)
+        try:
+            tell(_session_dir())
+            yield _url(context)
+        finally:
+            ray.shutdown()
+
+
+def _url(context: Any) -> str | None:
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
 def end_last_session(paths: CampaignPaths) -> None:
@@ -127,17 +135,15 @@ def _clear_live(paths: CampaignPaths) -> None:
 def _connect(num_attempts: int, **options: Any) -> Any:
     """Ray's context. Raises ClusterError after the last attempt; a busy machine may be too slow for Ray.
 
-    Of an attempt that failed nothing is left.
+    Of an attempt to start a cluster that failed nothing is left.
     """
     for attempt in range(1, num_attempts + 1):
-        others = own_sessions()
         try:
             return ray.init(**options)
         except Exception as error:
-            started = own_sessions() - others
             ray.shutdown()
-            for session_dir in started:
-                clear_session(session_dir)
+            if MARK in os.environ:
+                end_cluster(os.environ[MARK])
             if attempt == num_attempts or "timed out" not in str(error):
                 reason = " ".join(str(error).split())[:300]
                 raise ClusterError(f"Ray could not be started or reached: {reason}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autohyp.cluster.leftovers import end_session_processes, session_processes
+from autohyp.cluster.leftovers import end_session_processes, keeper, session_processes
 from autohyp.cluster.session import _connect
 
 
@@ -44,8 +44,35 @@ def test_nothing_is_left_of_an_attempt_to_start_ray_that_failed(
         raise ConnectionError("the node timed out")
 
     monkeypatch.setattr("ray.init", start)
-    assert _connect(2) == "a context"
+    with keeper():
+        assert _connect(2) == "a context"
     [process] = started
     assert not psutil.pid_exists(process.pid)
     process.wait()
+    assert not folder.exists()
+
+
+_STARTS_A_CLUSTER = """
+import subprocess, sys
+from autohyp.cluster.leftovers import keeper
+with keeper():
+    agent = "import sys, time; print('here', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", agent, "/ray/", "--logs=" + sys.argv[1] + "/logs"])
+    process.wait()
+"""
+
+
+def test_a_driver_that_is_killed_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
+    """Before, the keeper came after Ray: what had been started by then stayed for ever."""
+    folder = tmp_path / "ray" / "session_2026-01-01_00-00-00_000000_1"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", _STARTS_A_CLUSTER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "here\n"
+        followers = psutil.Process(driver.pid).children()
+        assert len(followers) == 2
+        driver.kill()
+    _, alive = psutil.wait_procs(followers, timeout=60)
+    assert alive == []
     assert not folder.exists()
