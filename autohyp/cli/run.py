@@ -24,7 +24,7 @@ from autohyp.agents.campaign import (
 from autohyp.agents.driver import claim_driver, show_life
 from autohyp.cli.options import ResearchOption, TagOption, examples
 from autohyp.config import CampaignConfig, load_config
-from autohyp.errors import CampaignError, ConfigError, DataError, EditError
+from autohyp.errors import CampaignError, ConfigError, DataError, EditError, JournalError
 from autohyp.execution.data import prepare_data
 from autohyp.execution.sandbox.select import select_sandbox
 from autohyp.execution.simulation import load_trainer, simulate
@@ -324,6 +324,7 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
                     error = _follow(session, follower, paths, console)
         except KeyboardInterrupt:
             interrupted = True
+        _record_lost_end(paths, follower.update())
     state = follower.update()
     try:
         sync_all(paths, state)
@@ -339,6 +340,19 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
     baseline = state.baseline
     failed = baseline is not None and baseline.verdict in (Verdict.CRASH, Verdict.INVALID)
     return 130 if interrupted else EditError.exit_code if failed else 0
+
+
+def _record_lost_end(paths: CampaignPaths, state: CampaignState) -> None:
+    """A campaign that is over has its session's end recorded, also when the cluster went in that moment."""
+    from autohyp.cluster.session import end_lost_session
+
+    session = state.sessions[-1] if state.sessions else None
+    if state.ended is None or session is None or session.end_reason:
+        return
+    try:
+        end_lost_session(paths, session.started.session_id, state.ended)
+    except JournalError as problem:  # the campaign is over all the same
+        print(f"autohyp: the session's end could not be recorded: {problem}", file=sys.stderr)
 
 
 def _check_limits(paths: CampaignPaths, state: CampaignState, config: CampaignConfig) -> None:

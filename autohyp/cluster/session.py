@@ -28,23 +28,27 @@ from ray.util import list_named_actors
 
 from autohyp import __version__
 from autohyp.agents.driver import DriverFile, driver_facts, driver_process
+from autohyp.agents.ledger import Ledger, Request
 from autohyp.cluster.actors import LedgerActor, ObserverActor, ScribeActor, ToolBuilderActor, as_actor
 from autohyp.cluster.clients import last_line
 from autohyp.cluster.hosts import gpu_nodes
 from autohyp.cluster.leftovers import MARK, end_cluster, keeper, sweep
 from autohyp.config import CampaignConfig
-from autohyp.errors import AutohypError, ClusterError
+from autohyp.errors import AutohypError, ClusterError, JournalLockedError
 from autohyp.execution.workspace import Workspace, remove_tree
 from autohyp.hardware import detect_hardware
 from autohyp.journal import Draft, ExperimentEntry
 from autohyp.journal.events import Event, SessionEnded, SessionStarted, StopRequested
+from autohyp.journal.segments import take_lock
 from autohyp.paths import CampaignPaths
 
-__all__ = ["Session", "end_last_session", "local_cluster"]
+__all__ = ["Session", "end_last_session", "end_lost_session", "local_cluster"]
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
+LOST_TIMEOUT_S = 75.0
+"""Ray's processes give their head's return a minute."""
 ANSWER_TIMEOUT_S = 10.0
 START_ATTEMPTS = 3
 RESUME = "`autohyp resume` goes on where the journal ends"
@@ -111,6 +115,35 @@ def end_last_session(paths: CampaignPaths) -> None:
             _end_roles_of_dead_drivers()
         finally:
             ray.shutdown()
+    _clear_live(paths)
+
+
+def end_lost_session(paths: CampaignPaths, session_id: str, reason: str) -> None:
+    """Record in the ledger's place how a session ended that lost its cluster with its campaign just over.
+
+    Nobody would resume that campaign, so this is not left to the next session. The lost cluster's ledger may
+    live on for a minute: only when it has let go of the journal is it certain that no role is left. Raises
+    JournalError when it does not.
+    """
+    deadline_s = time.monotonic() + LOST_TIMEOUT_S
+    while True:
+        try:
+            os.close(take_lock(paths.journal))
+            break
+        except JournalLockedError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+    ledger = Ledger(paths)
+    try:
+        request = Request(
+            [Draft(f"session:{session_id}:end", SessionEnded(session_id=session_id, reason=reason))]
+        )
+        ledger.commit([request])
+    finally:
+        ledger.close()
+    if request.error is not None:
+        raise request.error
     _clear_live(paths)
 
 

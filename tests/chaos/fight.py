@@ -35,7 +35,7 @@ STALL_S = 240.0
 GONE_S = 30.0
 """How long processes may take to follow what they belonged to."""
 RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-DRIVER_NOTICES_S = 90.0
+DRIVER_NOTICES_S = 150.0
 MAX_ABSENCE_S = 6.0
 MAX_TROUBLES = 3
 NUM_NODES = 1  # beside the head
