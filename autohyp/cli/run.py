@@ -312,6 +312,7 @@ def _session(paths: CampaignPaths, config: CampaignConfig, console: Console) -> 
         workspace = Workspace(paths.repository)
         check_resumable(follower.update(), workspace, campaign_facts(config))
         workspace.close()
+        _record_lost_end(paths, follower.update())  # roles that outlived their driver may have come to it
         _check_limits(paths, follower.update(), config)
         interrupted, error = False, None
         try:

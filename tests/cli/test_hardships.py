@@ -240,22 +240,28 @@ def test_an_edited_campaign_yaml_changes_nothing_and_is_told(
 def test_a_campaign_that_met_its_limit_is_ended_once_and_then_refused_with_its_files_up_to_date(
     call: Call, begun: CampaignPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autohyp.cluster import session
+    from autohyp.cluster import session as cluster_session
 
     def start(*_: object) -> None:
         raise ClusterError("a session begins")
 
-    monkeypatch.setattr(session, "local_cluster", start)
+    monkeypatch.setattr(cluster_session, "local_cluster", start)
     outcome = call("resume", "--hours", "0.0001")
     assert outcome.code == 7, "its last driver was killed before it recorded the end"
+    # As when the cluster's head is lost and the roles live on for long enough to come to the end.
     with JournalWriter(begun.journal) as writer:
-        writer.append([Draft("end", ev.CampaignEnded(reason="the limit of 0.0001 hours is reached"))])
+        reason = "the limit of 0.0001 hours is reached"
+        writer.append([session("s1"), Draft("end", ev.CampaignEnded(reason=reason))])
+    begun.live_workers.mkdir(parents=True)
+    (begun.live_workers / "worker-0.json").write_text("{}")
     outcome = call("resume", "--hours", "0.0001")
     assert outcome.code == 4
     assert "the limit of 0.0001 hours is reached; give it more, as in `autohyp resume" in one_line(
         outcome.err
     )
     assert (begun.root / "research_brief.json").is_file()
+    assert replay(read_journal(begun.journal)).sessions[-1].end_reason == reason
+    assert not begun.live_workers.exists()
 
 
 # The clock -------------------------------------------------------------------------------------
