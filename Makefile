@@ -7,7 +7,7 @@ KILLS ?= 1000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos setup setup-dev clean
+.PHONY: help run test check bench bench-sandbox chaos setup setup-dev clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -26,6 +26,9 @@ check: setup-dev ## formatting, lint, types, layers
 
 bench: setup-dev ## time the ledger, reopening and the views against their goals (docs/benchmarks.md)
 	@$(BIN)/python -m tests.benchmarks
+
+bench-sandbox: setup-dev ## time what the sandbox, preflight and the evaluator add to a run
+	@$(BIN)/python -m tests.benchmarks --only trust
 
 chaos: setup-dev ## kill random parts of running campaigns and prove that nothing is lost (KILLS=1000 SEED=1)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)

@@ -116,6 +116,11 @@ class RunConfig(Section):
         description="Compile what an experiment was built on once, and lend its runs those kernels; "
         "default: on GPUs",
     )
+    predict_memory: bool | None = Field(
+        default=None,
+        description="Tell by a step without contents whether a run fits into its GPU, and end one that "
+        "does not; default: on GPUs",
+    )
     constants: dict[str, ConstantValue] | None = Field(
         default=None,
         description="Constants of train.py that the baseline starts with; default: the profile's",
@@ -298,6 +303,7 @@ class CampaignConfig(Section):
                     startup_allowance_s=run.startup_allowance_s or profile.startup_allowance_s,
                     evaluation_timeout_s=run.evaluation_timeout_s or profile.evaluation_timeout_s,
                     share_kernels=name == "gpu" if run.share_kernels is None else run.share_kernels,
+                    predict_memory=name == "gpu" if run.predict_memory is None else run.predict_memory,
                     constants=constants if run.constants is None else run.constants,
                 ),
                 "workers": self.workers.model_copy(update={"count": self.workers.count or workers}),

@@ -46,7 +46,8 @@ class RunOrder:
 
     `constants` are those of the commit's train.py, all that a simulated worker looks at. A campaign decides
     by `val`; `holdout` is text that no decision has seen. `base_commit` is the kept experiment that the run's
-    builds on, or the baseline itself: its compiled kernels may be lent.
+    builds on, or the baseline itself: its compiled kernels may be lent. `base_peak_mb` is the memory that it
+    was measured to take on a GPU of this kind, 0 where that is not known.
     """
 
     run: Run
@@ -56,6 +57,7 @@ class RunOrder:
     constants: Mapping[str, ConstantValue] = field(default_factory=dict)
     split: Literal["val", "holdout"] = "val"
     base_commit: str = ""
+    base_peak_mb: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from autohyp.execution.workspace import Workspace, commit_message
 from autohyp.journal import CampaignState, ExperimentEntry
 from autohyp.journal import events as ev
 from autohyp.policies.decide import Evidence, Standing, decide
-from autohyp.policies.failure import LossAction, on_lost_run
+from autohyp.policies.failure import LossAction, on_lost_run, with_smaller_batch
 from autohyp.policies.findings import finding_about
 from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, num_wanted
 from autohyp.policies.stopping import Allowance, allowance, expected_run_s, session_s
@@ -229,14 +229,14 @@ class Observer:
         if decision.verdict is Verdict.KEEP:
             self._crown(entry)
         if decision.verdict.is_terminal:
-            self._learn(entry)
+            self._follow_up(entry)
 
     def _catch_up(self) -> None:
         """What follows from the last decisions, in case the observer before died between the two."""
         if self._state.champion is not None:
             self._crown(self._state.champion)
         for experiment_id in self._state.decision_order[-1:]:
-            self._learn(self._state.experiments[experiment_id])
+            self._follow_up(self._state.experiments[experiment_id])
 
     def _crown(self, entry: ExperimentEntry) -> None:
         commit = entry.experiment.commit
@@ -249,6 +249,15 @@ class Observer:
             reason = "a new champion is run again, so that its mean is no lucky draw"
             request = ev.RunsRequested(experiment_id=entry.experiment_id, seeds=seeds, reason=reason)
             self._record(f"request:{entry.experiment_id}:{seeds[-1]}", request)
+
+    def _follow_up(self, entry: ExperimentEntry) -> None:
+        self._learn(entry)
+        parent_commit = entry.experiment.parent_commit
+        if entry.verdict is Verdict.CRASH and parent_commit is not None and not entry.experiment.is_baseline:
+            before, source = map(self._workspace.read, (parent_commit, entry.experiment.commit))
+            smaller = with_smaller_batch(entry, before, source)
+            if smaller is not None and smaller.hypothesis_id not in self._state.hypothesis_ids:
+                self._propose(ev.HypothesisProposed(hypothesis=smaller))
 
     def _learn(self, entry: ExperimentEntry) -> None:
         kind = entry.experiment.hypothesis.kind
@@ -307,20 +316,21 @@ class Observer:
         )
         self._record(f"start:{run.run_id}", ev.RunStarted(run=run))
         hypothesis = experiment.hypothesis
+        base = self._base(experiment)
         order = RunOrder(
             run,
             experiment.commit,
             hypothesis.title,
             hypothesis.hypothesis_id,
             experiment.constants,
-            base_commit=self._base_commit(experiment),
+            base_commit=base.experiment.commit,
+            base_peak_mb=max((r.peak_memory_mb for r in base.results if r.gpu_name == gpu_name), default=0.0),
         )
         self._when_durable.append(lambda: self._fleet.assign(worker_id, order))
 
-    def _base_commit(self, experiment: Experiment) -> str:
+    def _base(self, experiment: Experiment) -> ExperimentEntry:
         """What was believed when the experiment was made; the baseline is believed in any case."""
-        parent_id = experiment.parent_experiment_id
-        return self._state.experiments[parent_id].experiment.commit if parent_id else experiment.commit
+        return self._state.experiments[experiment.parent_experiment_id or experiment.experiment_id]
 
     def _begin_experiment(self) -> NextRun | None:
         """Turn the most promising hypothesis that still applies into an experiment."""

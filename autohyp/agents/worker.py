@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,11 @@ from autohyp.agents.base import LedgerClient, RunOrder
 from autohyp.agents.books import Books
 from autohyp.config import CampaignConfig
 from autohyp.errors import AutohypError, JournalError
+from autohyp.execution.job import visible_gpu
 from autohyp.execution.kernels import KernelShelf, write_blank_data
+from autohyp.execution.nvml import total_memory_mb
 from autohyp.execution.sandbox.base import Limits, Sandbox
+from autohyp.execution.sizing import Forecast, Size, measure_size
 from autohyp.execution.trainer import OutcomeStatus, TrainingJob, TrainingOutcome, run_training
 from autohyp.execution.workspace import Workspace, remove_tree
 from autohyp.journal import Draft
@@ -85,6 +89,7 @@ class Worker:
         self._sandbox = sandbox
         self._workspace = Workspace(paths.repository)
         self._kernels = KernelShelf(paths.kernels / (slot.node_id or "here"))
+        self._sizes: dict[str, Size | None] = {}  # by commit, of those that runs were built on
         self._cancelled = threading.Event()
         self._order: RunOrder | None = None
         self.live = self._describe(None)
@@ -138,10 +143,11 @@ class Worker:
                 started_s = time.monotonic()
                 lent = self._lend_kernels(order, job)
                 waited_s = time.monotonic() - started_s if lent else 0.0
-                outcome = run_training(job)
+                with self._forecast(order, job).made_meanwhile() as forecast:
+                    outcome = run_training(replace(job, veto=forecast.veto))
                 outcome = replace(
                     outcome,
-                    integrity=outcome.integrity | lent,
+                    integrity=outcome.integrity | lent | forecast.facts(),
                     total_s=round(outcome.total_s + waited_s, 3),  # the GPU was held
                 )
         except (AutohypError, OSError):
@@ -188,6 +194,34 @@ class Worker:
             return place / "scratch" / "cache"
         log.warning("kernels of %s: %s", order.base_commit[:12], outcome.reason)
         return None
+
+    def _forecast(self, order: RunOrder, job: TrainingJob) -> Forecast:
+        """Of the run's memory; on a CPU nobody asks, for it would take the time of what trains there."""
+        gpu_index = job.gpu_index
+        asks = self._config.run.predict_memory
+        if not (gpu_index is not None if asks is None else asks):
+            return Forecast()
+
+        def measure(is_over: Callable[[], bool]) -> Size | None:
+            return measure_size(replace(job, scratch_dir=self._place / "sizing"), is_over)
+
+        def measure_base(is_over: Callable[[], bool]) -> Size | None:
+            if order.base_commit not in self._sizes:
+                with self._workspace.checkout(order.base_commit, self._place / "base") as source_dir:
+                    scratch_dir = self._place / "base_sizing"
+                    size = measure_size(replace(job, source_dir=source_dir, scratch_dir=scratch_dir), is_over)
+                if is_over():
+                    return None
+                self._sizes[order.base_commit] = size
+            return self._sizes[order.base_commit]
+
+        has_base = order.base_commit not in ("", order.commit)
+        return Forecast(
+            measure,
+            measure_base,
+            base_peak_mb=order.base_peak_mb if has_base else 0.0,
+            gpu_memory_mb=0.0 if gpu_index is None else total_memory_mb(visible_gpu(gpu_index)),
+        )
 
     def _job(self, order: RunOrder, source_dir: Path) -> TrainingJob:
         config, run = self._config, order.run

@@ -41,8 +41,9 @@ class TrainingJob:
     is all that it can write to and is created here; both are apart from one another and from
     `data_dir`, a prepared folder.
 
-    `on_progress` is called about once a second, `cancelled` five times; both must return at once,
-    for nothing is watched meanwhile. `threads` limits the numeric libraries.
+    `on_progress` is called about once a second, `cancelled` five times, and before training `veto`, whose
+    answer is a reason why the run cannot work, or empty; they must return at once, for nothing is watched
+    meanwhile. `threads` limits the numeric libraries.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class TrainingJob:
     extra_readonly: tuple[Path, ...] = ()
     on_progress: Callable[[Progress], None] = field(default=lambda progress: None)
     cancelled: Callable[[], bool] = field(default=lambda: False)
+    veto: Callable[[], str] = field(default=lambda: "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 from autohyp.execution.charging import BudgetClock
-from autohyp.execution.gpu_load import GpuLoad, utilisation_of
 from autohyp.execution.job import (
     OutcomeStatus,
     TrainingJob,
@@ -39,6 +38,7 @@ from autohyp.execution.job import (
     visible_gpu,
 )
 from autohyp.execution.logs import LogSink, clean, error_line, parse_summary
+from autohyp.execution.nvml import GpuLoad, utilisation_of
 from autohyp.execution.sandbox.base import SandboxProcess, SandboxSpec
 from autohyp.execution.streams import Curve, Lines, as_object, number
 from autohyp.records import Progress
@@ -254,6 +254,9 @@ class _Launch:
             return None
         if not self._evaluator_open and not self._result:
             return OutcomeStatus.CRASHED, "the evaluator ended before it measured anything"
+        # A run that trains has shown that it works, whatever was predicted.
+        if not clock.has_begun(now_s) and (reason := job.veto()):
+            return OutcomeStatus.CRASHED, reason
         if clock.stopped_s is None and now_s > clock.kill_at_s:
             return OutcomeStatus.TIMED_OUT, (
                 f"it had not asked to be evaluated {clock.charged_s(now_s):.1f} s into its budget "
@@ -356,9 +359,18 @@ class _Launch:
         line = error_line(self._log.tail)
         return f"it ended with exit code {code}{when}" + (f": {line}" if line else "")
 
+    def _ran_out_of_memory(self) -> bool:
+        """By its own words, or by ours that it would have."""
+        if self._result.get("status") == "ok":
+            return False
+        said = f"{self._log.tail}\n{self._result.get('reason', '')}\n{self._verdict or ''}".lower()
+        return "out of memory" in said
+
     def _integrity(self) -> dict[str, str | float | bool]:
         found: dict[str, str | float | bool] = dict(self._result.get("checks", {}))
         found["log_was_cut"] = self._log.is_cut
+        if self._ran_out_of_memory():
+            found["out_of_memory"] = True
         if self._load is not None and self._load.busy_s is not None:
             # Compiling and warming up need some: the rest of what a script could have trained for nothing.
             found["startup_gpu_busy_s"] = round(self._load.busy_s, 1)

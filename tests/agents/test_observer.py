@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from autohyp.journal import events as ev
 from autohyp.records import (
     BASELINE_KIND,
     Brief,
+    ConstantValue,
     DiffEdit,
     Hypothesis,
     PastExperiment,
+    Run,
+    RunResult,
     RunStatus,
     SourceEdit,
     Tool,
@@ -192,6 +196,36 @@ def test_changes_that_only_make_noise_are_kept_no_more_often_than_promised() -> 
     assert num_kept <= 0.016 * 240 + 3 * (0.016 * 240) ** 0.5
     assert max(len(entry.results) for state in states for entry in state.experiments.values()) <= 4
     assert sum(len(noise_only(number, false_keep_rate=1e-6).lineage) for number in range(3)) == 3
+
+
+def test_what_runs_out_of_memory_is_tried_again_with_fewer_rows_a_forward_pass() -> None:
+    class SmallGpu(ScriptedObjective):
+        """Has room for 8 rows of depth 4."""
+
+        def result(self, run: Run, constants: Mapping[str, ConstantValue]) -> RunResult:
+            rows, depth = constants["DEVICE_BATCH_SIZE"], constants["DEPTH"]
+            assert isinstance(rows, int)
+            assert isinstance(depth, int)
+            if rows * depth <= 32:
+                return super().result(run, constants)
+            crash = make_result(run, status=RunStatus.CRASHED, reason="OutOfMemoryError")
+            return crash.model_copy(update={"integrity": {"out_of_memory": True}})
+
+    deeper = make_hypothesis("deeper", {"DEPTH": 16})
+    objective = SmallGpu(effects={("DEPTH", 16): -0.03})
+    campaign = simulate([deeper], {"max_experiments": 4}, objective=objective)
+    rows = "\nDEVICE_BATCH_SIZE = 8\n"
+    campaign.workspace = InMemoryWorkspace(STAND_IN_SOURCE.replace("\nMATRIX_LR", f"{rows}MATRIX_LR"))
+    campaign.play()
+    state = campaign.ledger.state()
+    assert verdicts(state) == {
+        "baseline": Verdict.KEEP,
+        "deeper": Verdict.CRASH,
+        "deeper, 4 rows a forward pass": Verdict.CRASH,
+        "deeper, 2 rows a forward pass": Verdict.KEEP,
+    }
+    assert state.champion is not None
+    assert state.champion.experiment.constants["DEPTH"] == 16
 
 
 def test_equal_campaigns_give_equal_journals() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,11 @@ import pytest
 from autohyp.agents import worker as worker_module
 from autohyp.agents.base import RunOrder
 from autohyp.agents.worker import Slot, Worker
-from autohyp.config import CampaignConfig
+from autohyp.config import CampaignConfig, RunConfig
 from autohyp.errors import JournalError, WorkspaceError
 from autohyp.execution.job import TrainingJob, TrainingOutcome
 from autohyp.execution.sandbox.select import select_sandbox
+from autohyp.execution.sizing import Size
 from autohyp.execution.workspace import Workspace
 from autohyp.journal import Draft
 from autohyp.journal import events as ev
@@ -163,3 +167,83 @@ def test_workers_of_one_name_on_two_nodes_do_not_share_a_place(bench: Bench) -> 
     bench.during = appear
     bench.worker.run(bench.order)
     assert isinstance(bench.last, ev.RunFinished)
+
+
+# The forecast of its memory --------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_gpu(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The same on a GPU of 80 GB; a dry run needs a megabyte for each character of the source."""
+    workspace = Workspace(bench.paths.repository)
+    larger = workspace.commit_experiment(
+        "larger", bench.commit, 2 * STAND_IN_SOURCE, "larger", "2026-01-01T00:00:00Z"
+    )
+    workspace.close()
+    bench.order = replace(bench.order, commit=larger.commit, base_commit=bench.commit, base_peak_mb=50_000.0)
+    bench.worker.slot = Slot("worker-0", "node", threads=1, gpu_index=3)
+    config = CampaignConfig(profile="gpu", run=RunConfig(share_kernels=False))
+    bench.worker._config = config.resolved(Hardware(cpus=1, memory_gb=4, gpus=("H100",)))
+    monkeypatch.setattr(worker_module, "total_memory_mb", {"3": 80_000.0}.__getitem__)
+    return bench
+
+
+def wait_for(said: Callable[[], str]) -> str:
+    """What it says as soon as it says anything."""
+    deadline_s = time.monotonic() + 60
+    while not said():
+        assert time.monotonic() < deadline_s
+    return said()
+
+
+def test_the_base_is_sized_once_and_the_run_told_before_it_takes_memory(
+    on_a_gpu: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, sized = on_a_gpu, []
+
+    def measure_size(job: TrainingJob, is_cancelled: Callable[[], bool]) -> Size:
+        assert not job.scratch_dir.exists(), "nothing of the run, nor of another"
+        source = (job.source_dir / "train.py").read_text()
+        sized.append(source)
+        return Size(num_params_m=7.0, tflops_per_step=9.0, memory_mb=len(source))
+
+    monkeypatch.setattr(worker_module, "measure_size", measure_size)
+    vetoes: list[str] = []
+    bench.during = lambda job: vetoes.append(wait_for(job.veto))
+    ended = [bench.worker.measure(bench.order) for _ in range(2)]
+    assert sized == [2 * STAND_IN_SOURCE, STAND_IN_SOURCE, 2 * STAND_IN_SOURCE]
+    assert vetoes == 2 * ["it would run out of memory: it needs about 98 GiB of this GPU's 78"]
+    for event in ended:
+        assert isinstance(event, ev.RunFinished)
+        assert event.result.integrity["predicted_memory_mb"] == 100_000
+        assert event.result.integrity["sized_params_m"] == 7.0
+    assert bench.left() == []
+
+
+def test_the_base_itself_is_sized_and_not_predicted(on_a_gpu: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+
+    def measure_size(job: TrainingJob, is_cancelled: Callable[[], bool]) -> Size:
+        assert not told.is_set(), "once"
+        told.set()
+        return Size(num_params_m=7.0, tflops_per_step=9.0, memory_mb=1.0)
+
+    monkeypatch.setattr(worker_module, "measure_size", measure_size)
+    on_a_gpu.during = lambda job: told.wait(60) and None
+    event = on_a_gpu.worker.measure(replace(on_a_gpu.order, commit=on_a_gpu.commit))
+    assert isinstance(event, ev.RunFinished)
+    assert "predicted_memory_mb" not in event.result.integrity
+
+
+def test_on_a_cpu_nothing_is_sized_beside_the_training(
+    on_a_gpu: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure_size(*_: object) -> None:
+        raise AssertionError("it would take the time of what trains")
+
+    monkeypatch.setattr(worker_module, "measure_size", measure_size)
+    on_a_gpu.worker.slot = Slot("worker-0", "node", threads=1)
+    on_a_gpu.worker._config = CampaignConfig(profile="cpu").resolved(Hardware(cpus=1, memory_gb=4))
+    event = on_a_gpu.worker.measure(on_a_gpu.order)
+    assert isinstance(event, ev.RunFinished)
+    assert event.result.integrity == {}

@@ -215,6 +215,33 @@ def test_a_cancelled_run_ends_at_once(start: Start) -> None:
     assert time.monotonic() - cancelled_at_s[3] < 1.0
 
 
+def test_a_veto_ends_a_run_that_does_not_train_yet(start: Start) -> None:
+    outcome = start("hangs_before_start", veto=lambda: "it would run out of memory")
+    assert (outcome.status, outcome.reason) == (OutcomeStatus.CRASHED, "it would run out of memory")
+    assert outcome.integrity["out_of_memory"] is True
+    assert outcome.integrity["was_killed"] is True
+
+
+def test_a_run_that_trains_is_not_ended_by_a_prediction(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autohyp.execution.charging.MIN_TOLERANCE_S", 0.1)
+    monkeypatch.setattr(trainer_module, "PROGRESS_INTERVAL_S", 0.0)
+    phases: list[str] = []
+
+    def veto() -> str:
+        return "it would run out of memory" if "training" in phases else ""
+
+    outcome = start("hangs", on_progress=lambda progress: phases.append(progress.phase), veto=veto)
+    assert veto()
+    assert outcome.status is OutcomeStatus.TIMED_OUT
+    assert "out_of_memory" not in outcome.integrity
+
+
+def test_a_run_that_ran_out_of_memory_says_so(start: Start) -> None:
+    assert start("trains", "raises").integrity["out_of_memory"] is True
+
+
 def test_an_error_in_a_callback_leaves_nothing_behind(job: Callable[..., TrainingJob]) -> None:
     def fail(progress: Progress) -> None:
         raise KeyError("the worker's bug")

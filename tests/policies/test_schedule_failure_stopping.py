@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from autohyp.config import CampaignConfig, DecisionConfig, LimitsConfig
-from autohyp.journal import CampaignState, Draft, Entry
+from autohyp.journal import CampaignState, Draft, Entry, ExperimentEntry
 from autohyp.journal import events as ev
-from autohyp.policies.failure import LossAction, on_lost_run
+from autohyp.policies.failure import LossAction, on_lost_run, with_smaller_batch
 from autohyp.policies.schedule import NextRun, champion_runs_wanted, next_run, num_wanted
 from autohyp.policies.stopping import (
     Allowance,
@@ -19,7 +19,8 @@ from autohyp.policies.stopping import (
     has_nothing_to_do,
     session_s,
 )
-from autohyp.records import Decision, Hardware, Verdict
+from autohyp.records import ConstantsEdit, Decision, DiffEdit, Hardware, RunStatus, Verdict
+from autohyp.source import apply_edit, read_constants, unified_diff
 from autohyp.testing.fakes import (
     InMemoryLedger,
     baseline_hypothesis,
@@ -303,3 +304,53 @@ def test_a_run_is_expected_to_take_the_mean_but_never_less_than_its_budget(send:
     assert expected_run_s(send(), simulated) == 30.0, "nothing has to be loaded"
     assert expected_run_s(send(*ran(1, 42, total_s=50.0), *ran(1, 43, total_s=34.0)), config) == 42.0
     assert expected_run_s(send(), longer) == 60.0, "runs that crashed early promise nothing"
+
+
+# Memory ----------------------------------------------------------------------------------------
+
+BEFORE = "DEPTH = 8\n\n\n\n\nDEVICE_BATCH_SIZE = 64\n"
+
+
+def out_of_memory(edit: ConstantsEdit | DiffEdit, source: str, **facts: float | bool) -> ExperimentEntry:
+    proposed = make_hypothesis("hyp-1").model_copy(update={"edit": edit})
+    constants = read_constants(source)
+    experiment = make_experiment(2, proposed).model_copy(update={"constants": constants})
+    result = make_result(make_run("exp-0002"), status=RunStatus.CRASHED, reason="OutOfMemoryError")
+    results = [result.model_copy(update={"integrity": facts})]
+    return ExperimentEntry(experiment, [result.seed], results=results)
+
+
+@pytest.mark.parametrize(
+    ("predicted_mb", "rows"), [(0.0, 32), (81_000, 32), (160_001, 16), (700_000, 4), (80_000_000, 1)]
+)
+def test_what_ran_out_of_memory_gets_as_few_rows_as_the_prediction_asks_for(
+    predicted_mb: float, rows: int
+) -> None:
+    source = BEFORE.replace("8", "16", 1)
+    facts = {"predicted_memory_mb": predicted_mb, "gpu_memory_mb": 80_000.0}
+    entry = out_of_memory(ConstantsEdit(overrides={"DEPTH": 16}), source, out_of_memory=True, **facts)
+    smaller = with_smaller_batch(entry, BEFORE, source)
+    assert smaller is not None
+    assert smaller.edit == ConstantsEdit(overrides={"DEPTH": 16, "DEVICE_BATCH_SIZE": rows})
+    assert smaller.hypothesis_id == f"hyp-1.rows{rows}"
+    assert smaller.title == f"Try hyp-1, {rows} rows a forward pass"
+
+
+def test_a_change_of_code_keeps_its_change() -> None:
+    source = BEFORE + "print(DEPTH)\n"
+    entry = out_of_memory(DiffEdit(patch=unified_diff(BEFORE, source)), source, out_of_memory=True)
+    smaller = with_smaller_batch(entry, BEFORE, source)
+    assert smaller is not None
+    moved_on = BEFORE.replace("8", "12", 1)
+    assert apply_edit(moved_on, smaller.edit) == "DEPTH = 12\n\n\n\n\nDEVICE_BATCH_SIZE = 32\nprint(DEPTH)\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "facts"), [("64", {}), ("1", {"out_of_memory": True}), ("x", {"out_of_memory": True})]
+)
+def test_there_is_nothing_smaller_where_memory_is_not_the_trouble_or_the_batch_cannot_be_halved(
+    rows: str, facts: dict[str, bool]
+) -> None:
+    source = BEFORE.replace("64", rows)
+    entry = out_of_memory(ConstantsEdit(overrides={"DEPTH": 16}), source, **facts)
+    assert with_smaller_batch(entry, BEFORE, source) is None

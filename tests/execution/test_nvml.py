@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from autohyp.execution.gpu_load import GpuLoad, utilisation_of
+from autohyp.execution.nvml import GpuLoad, utilisation_of
 
 
 def test_it_sums_the_share_of_the_time_between_looks() -> None:

@@ -1,4 +1,4 @@
-"""How long a GPU computed while somebody looked, by NVIDIA's management library (NVML).
+"""A GPU's memory, and how long it computed while somebody looked, by NVIDIA's management library (NVML).
 
 The driver tells which share of its last sample period (a sixth of a second to a second) kernels were
 running in; summed over the time between looks that is good to some tenths of a second. Where there is no
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pynvml
 
-__all__ = ["GpuLoad", "utilisation_of"]
+__all__ = ["GpuLoad", "total_memory_mb", "utilisation_of"]
 
 Utilisation = Callable[[], float | None]
 """Tells in what share of the last moments a GPU computed, 0 to 1; None where that is not known."""
@@ -42,11 +43,7 @@ class GpuLoad:
 def utilisation_of(gpu: str) -> Utilisation:
     """For a GPU named by its UUID or its index."""
     try:
-        pynvml.nvmlInit()
-        by_uuid = gpu.startswith("GPU-")
-        handle = (
-            pynvml.nvmlDeviceGetHandleByUUID(gpu) if by_uuid else pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
-        )
+        handle = _device(gpu)
     except pynvml.NVMLError:
         return lambda: None
 
@@ -57,3 +54,18 @@ def utilisation_of(gpu: str) -> Utilisation:
             return None
 
     return look
+
+
+def total_memory_mb(gpu: str) -> float:
+    """Of a GPU named by its UUID or its index; 0 where that is not known."""
+    try:
+        return float(pynvml.nvmlDeviceGetMemoryInfo(_device(gpu)).total) / 2**20
+    except pynvml.NVMLError:
+        return 0.0
+
+
+def _device(gpu: str) -> Any:
+    pynvml.nvmlInit()
+    if gpu.startswith("GPU-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(gpu)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
