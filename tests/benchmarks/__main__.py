@@ -14,6 +14,7 @@ from autohyp.testing.campaigns import CampaignShape, write_campaign
 
 from .cost import measure_cost
 from .figures import Figure, machine, table
+from .gpu import measure_gpu
 from .reopening import measure_reopening
 from .starting import measure_starting
 from .transitions import measure_ledger_alone, measure_through_ray
@@ -27,6 +28,7 @@ SHORT_PARTS: dict[str, Callable[[Path], list[Figure]]] = {
     "whole": measure_whole,
     "starting": measure_starting,
     "trust": measure_trust,
+    "gpu": measure_gpu,
 }
 LONG_PARTS: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
     "reopen": measure_reopening,
