@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,8 +133,9 @@ def _measure(
 
 def _lay_out(folder: Path, profile: str, gpu_index: int | None) -> _Bench:
     data_dir = folder / "data"
+    texts = [f"{sysconfig.get_path(name)}/**/*.py" for name in ("stdlib", "purelib")]  # no download
     prepare = [sys.executable, str(ROOT / "prepare.py"), "--profile", profile, "--data", str(data_dir)]
-    subprocess.run(prepare, check=True, capture_output=True)
+    subprocess.run([*prepare, "--source", "files", "--paths", *texts], check=True, capture_output=True)
     run = RunConfig(budget_s=BUDGET_S, share_kernels=True, predict_memory=True, startup_allowance_s=300)
     config = CampaignConfig(profile=profile, run=run).resolved(detect_hardware())
     return _Bench(CampaignPaths(folder / "campaign"), data_dir, config, gpu_index)
