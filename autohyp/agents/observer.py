@@ -299,7 +299,7 @@ class Observer:
                 self._begin_experiment() if permission.may_begin else None
             )
             if chosen is None:
-                return
+                continue  # a run that this worker lost waits for another
             self._start(chosen, worker.worker_id, worker.node_id, worker.gpu_id, worker.gpu_name)
 
     def _start(self, chosen: NextRun, worker_id: str, node_id: str, gpu_id: str, gpu_name: str) -> None:

@@ -34,6 +34,7 @@ from autohyp.records import (
 )
 from autohyp.testing.fakes import (
     STAND_IN_SOURCE,
+    FakeFleet,
     InMemoryWorkspace,
     ProcessDiedError,
     ScriptedObjective,
@@ -337,6 +338,24 @@ def test_a_lost_run_is_requeued_once_and_then_recorded_as_a_crash_with_the_reaso
     assert entry.decision.reason == "it lost its worker again: the node vanished again"
     campaign.play()
     assert_nothing_is_lost_or_counted_twice(campaign)
+
+
+@pytest.mark.parametrize("asked_first", ["worker-0", "worker-1"])
+def test_a_run_that_waits_for_another_worker_does_not_wait_behind_its_own(asked_first: str) -> None:
+    """With no experiment left to begin, this stood still for ever."""
+    campaign = simulate([REAL_GAIN], {"max_experiments": 2}, num_workers=2)
+    observer = campaign.observer()
+    run_id = step_until_running(campaign, observer, "Try real-gain")
+    [unlucky] = [name for name, run in campaign.fleet.busy().items() if run == run_id]
+    campaign.fleet.idle = lambda: sorted(  # type: ignore[method-assign]
+        FakeFleet.idle(campaign.fleet), key=lambda worker: worker.worker_id != asked_first
+    )
+    campaign.fleet.lose(run_id)
+    observer.step(0)
+    campaign.play(max_steps=50)
+    assert campaign.ledger.state().ended is not None
+    again = next(order for order in campaign.fleet.assigned if order.run.run_id.endswith("s42.a2"))
+    assert again.run.worker_id != unlucky
 
 
 def test_a_run_lost_once_counts_like_any_other() -> None:
