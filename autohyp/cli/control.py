@@ -75,10 +75,13 @@ def stop(
             HURRY_S if now else TIMEOUT_S,
         )
     except (ClusterError, JournalError) as error:
-        if not now:
+        if running.has_ended():
+            pass  # by itself, while this was asked
+        elif now:
+            screen.print(Text(f"{error}: ending process {running.process.pid}"), soft_wrap=True)
+            running.process.send_signal(signal.SIGTERM)
+        else:
             raise type(error)(f"{error}; `autohyp stop --now` ends its driver all the same") from None
-        screen.print(Text(f"{error}: ending process {running.process.pid}"), soft_wrap=True)
-        running.process.send_signal(signal.SIGTERM)
     if no_wait:
         screen.print(f"campaign {running.paths.tag} ends {'now' if now else 'when what runs has finished'}")
         return
@@ -128,6 +131,11 @@ class _Running:
     def is_alive(self) -> bool:
         """Whether the driver still drives: not its pid, which whoever started it may not have reaped."""
         return driver_process(self.paths) is not None
+
+    def has_ended(self) -> bool:
+        """Whether its session is over by the journal, though its driver may have things to put away."""
+        sessions = self.state().sessions
+        return bool(sessions and sessions[-1].end_reason)
 
     def tell(self, what: str, make_event: Callable[[str, str], Event], timeout_s: float = TIMEOUT_S) -> None:
         """Record the event that `make_event` makes of the session's id and this user's name."""

@@ -148,6 +148,19 @@ def test_a_cluster_that_does_not_answer_is_told_and_stop_now_ends_its_driver(
     assert received == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("options", [(), ("--now",), ("--no-wait",)])
+def test_a_session_that_ends_by_itself_meanwhile_needs_no_stop(
+    call: Call, running: StandIn, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Its ledger is gone already, and its driver still writes the last files."""
+    running.error = ClusterError("Ray at somewhere:1 could not be reached: there is no ledger")
+    running.record(Draft("end", SessionEnded(session_id="session-1", reason="the limit is reached")))
+    monkeypatch.setattr(control.time, "sleep", lambda seconds: running.paths.driver.unlink(missing_ok=True))
+    outcome = call("stop", *options)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out
+
+
 @pytest.mark.parametrize("command", ["stop", "pause", "unpause"])
 def test_a_campaign_that_does_not_run_is_one_line(
     call: Call, running: StandIn, command: str, tmp_path: Path
