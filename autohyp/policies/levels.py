@@ -24,7 +24,7 @@ INITIAL_SHARE = 0.5
 NORMALISER = 0.0722
 """Makes the shares of infinitely many comparisons add up to 1 (Javanmard & Montanari, section 4)."""
 
-LATE_SPENDING = 3.0
+LATE_SPENDING = 2.0
 
 
 def _share(age: int) -> float:

@@ -91,11 +91,11 @@ def test_a_gain_beyond_the_threshold_is_kept_and_one_just_below_is_run_again() -
 
 
 def test_each_look_and_each_comparison_spends_a_part_of_the_rate() -> None:
-    """Two looks of two: an eighth of the level, then the rest; normal quantiles, for the noise is known."""
+    """Two looks of two: a quarter of the level, then the rest; normal quantiles, for the noise is known."""
     known = NoiseFloor(sd_bpb=0.001, degrees_of_freedom=10**9)
     policy = DecisionConfig(false_keep_rate=0.1, max_runs=2)
     level = 0.1 * FIRST_SHARE
-    for scores, share in (({42: 1.79}, 1 / 8), ({42: 1.79, 43: 1.79}, 7 / 8)):
+    for scores, share in (({42: 1.79}, 1 / 4), ({42: 1.79, 43: 1.79}, 3 / 4)):
         decision = judge(scores, noise=known, policy=policy)
         assert decision.gain_sd_bpb is not None
         expected = -NormalDist().inv_cdf(level * share) * decision.gain_sd_bpb
