@@ -178,9 +178,21 @@ class DecisionConfig(Section):
     champion_runs: int = Field(
         default=2, ge=1, description="Runs of a new champion, so that its mean is no lucky draw"
     )
-    max_runs: int = Field(default=4, ge=1, description="Runs of an experiment before it must be decided")
+    max_runs: int = Field(
+        default=16, ge=1, description="Runs of an experiment, and of its champion, before it must be decided"
+    )
     false_keep_rate: float = Field(
-        default=0.01, gt=0, lt=0.5, description="One-sided probability of keeping a change without effect"
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="Share of all that a campaign keeps that may be without effect; where nothing has an "
+        "effect, the probability that the campaign ever keeps anything",
+    )
+    min_chance: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="An experiment whose chance of being kept falls below this gets no more runs",
     )
     prior_gain_sd_bpb: PositiveFloat | None = Field(
         default=None, description="Spread of true effects expected, bpb; default: 5 noise deviations"

@@ -247,7 +247,8 @@ class Decision(Record):
     """A verdict with the numbers behind it.
 
     `gain_bpb` is the champion's mean less the experiment's (positive is better), `probability_better` the
-    posterior probability that the true gain is above zero, `next_seeds` the runs that a replicate asks for.
+    posterior probability that the true gain is above zero, `level` the share of the campaign's false-keep
+    rate that this comparison spends, `next_seeds` the runs that a replicate asks for.
     """
 
     experiment_id: str
@@ -262,6 +263,7 @@ class Decision(Record):
     gain_sd_bpb: float | None = None
     probability_better: float | None = None
     threshold_bpb: float | None = None
+    level: float | None = None
     noise: NoiseFloor | None = None
     next_seeds: tuple[int, ...] = ()
     decided_at: str = Field(default_factory=utc_now)

@@ -82,6 +82,7 @@ class Observer:
         self._asks_again_at: dict[str, float] = {}
         self._obeyed: ev.StopRequested | None = None
         self._let_go: set[str] = set()
+        self._comparisons_kept: list[int] = []
         self.finished: str | None = None
         self._restore_commits()
         self._settle_orphans()
@@ -221,6 +222,8 @@ class Observer:
             noise=self._state.noise,
             line_delta=entry.experiment.line_delta,
             first_seed=self._config.seed,
+            number=_comparison(entry),
+            kept=self._kept(),
         )
         decision = decide(evidence, self._config.decisions)
         self._record(
@@ -228,6 +231,8 @@ class Observer:
         )
         if decision.verdict is Verdict.KEEP:
             self._crown(entry)
+        if decision.verdict is Verdict.REPLICATE and champion is not None:
+            self._strengthen_champion(champion, len(entry.seeds))  # those asked for now included
         if decision.verdict.is_terminal:
             self._follow_up(entry)
 
@@ -243,8 +248,17 @@ class Observer:
         self._when_durable.append(lambda: self._workspace.set_champion(commit))
         self._strengthen_champion(entry)
 
-    def _strengthen_champion(self, entry: ExperimentEntry) -> None:
-        seeds = champion_runs_wanted(self._state, self._config.decisions, self._config.seed)
+    def _kept(self) -> list[int]:
+        """The numbers of the comparisons that were kept; the baseline was none."""
+        lineage = self._state.lineage
+        self._comparisons_kept += [
+            _comparison(self._state.experiments[name]) for name in lineage[len(self._comparisons_kept) + 1 :]
+        ]
+        return self._comparisons_kept
+
+    def _strengthen_champion(self, entry: ExperimentEntry, challenger_runs: int = 0) -> None:
+        policy, first_seed = self._config.decisions, self._config.seed
+        seeds = champion_runs_wanted(self._state, policy, first_seed, challenger_runs)
         if seeds:
             reason = "a new champion is run again, so that its mean is no lucky draw"
             request = ev.RunsRequested(experiment_id=entry.experiment_id, seeds=seeds, reason=reason)
@@ -465,6 +479,11 @@ class Observer:
     def _record(self, key: str, event: ev.Event) -> None:
         """Into the copy that this turn goes on with, and with the turn's end into the ledger."""
         self._books.record(key, event)
+
+
+def _comparison(entry: ExperimentEntry) -> int:
+    """Its place among the campaign's comparisons, from 1: the first experiment is the baseline."""
+    return entry.experiment.ordinal - 1
 
 
 def _slug(title: str) -> str:

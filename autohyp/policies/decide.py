@@ -4,11 +4,9 @@ A change is believed when its gain over the champion stands out of the noise bet
 is measured: the variance within every experiment that has several runs, pooled, so the baseline's
 replicates give the first figure and each later replicate sharpens it. With few degrees of freedom that
 figure is itself uncertain, which Student's t accounts for (W. S. Gosset, "The probable error of a mean",
-Biometrika 1908). A gain within the noise is run again with the seeds that the champion has had, until it
-stands out or is not worth more time; at a draw the shorter source wins.
-
-Not covered yet: correction for the many comparisons of a campaign, and for looking at one experiment
-repeatedly.
+Biometrika 1908). How far it must stand out accounts for all comparisons of the campaign and all looks at one
+experiment (`autohyp.policies.levels`). A gain within the noise is run again with the seeds that the champion
+has had, until it stands out or will hardly do so any more; at a draw the shorter source wins.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes a second 
 
 from autohyp.config import DecisionConfig
 from autohyp.journal.tally import NoiseTally
+from autohyp.policies.levels import level_at_look, level_of_comparison
 from autohyp.records import Decision, NoiseFloor, RunResult, RunStatus, Verdict
 
 __all__ = ["Evidence", "Standing", "decide", "gain_between", "pooled_noise", "quantile", "seeds_from"]
@@ -44,7 +43,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a decision on one experiment rests on; `champion` is None for the baseline."""
+    """All that a decision on one experiment rests on; `champion` is None for the baseline.
+
+    `number` is the experiment's place among the campaign's comparisons, from 1, `kept` the places of those
+    that were kept.
+    """
 
     experiment_id: str
     results: Sequence[RunResult]
@@ -52,6 +55,8 @@ class Evidence:
     noise: NoiseFloor | None
     line_delta: int
     first_seed: int
+    number: int = 1
+    kept: Sequence[int] = ()
 
 
 def pooled_noise(score_sets: Iterable[Mapping[int, float]]) -> NoiseFloor | None:
@@ -131,9 +136,12 @@ def _challenger(
     standing: Standing, champion: Standing, noise: NoiseFloor, evidence: Evidence, policy: DecisionConfig
 ) -> Decision:
     gain, error = gain_between(champion, standing, noise)
-    threshold = quantile(1 - policy.false_keep_rate, noise.degrees_of_freedom) * error
+    num_runs = len(standing.scores)
+    level = level_of_comparison(evidence.number, evidence.kept, policy.false_keep_rate)
+    threshold = _threshold(level, num_runs, error, noise.degrees_of_freedom, policy)
     probability = _probability_better(gain, error, noise, policy)
-    verdict, reason = _judge(gain, error, threshold, probability, len(standing.scores), evidence, policy)
+    outlook = _chance_of_keep(gain, error, level, standing, champion, noise, policy)
+    verdict, reason = _judge(gain, error, threshold, probability, outlook, num_runs, evidence, policy)
     next_seeds: tuple[int, ...] = ()
     if verdict is Verdict.REPLICATE:
         paired = [seed for seed in sorted(champion.scores) if seed not in standing.scores]
@@ -144,16 +152,52 @@ def _challenger(
         reason=reason,
         champion_id=champion.experiment_id,
         mean_bpb=standing.mean_bpb,
-        num_runs=len(standing.scores),
+        num_runs=num_runs,
         champion_mean_bpb=champion.mean_bpb,
         champion_num_runs=len(champion.scores),
         gain_bpb=gain,
         gain_sd_bpb=error,
         probability_better=probability,
         threshold_bpb=threshold,
+        level=level,
         noise=noise,
         next_seeds=next_seeds,
     )
+
+
+def _threshold(
+    level: float, num_runs: int, error: float, degrees_of_freedom: int, policy: DecisionConfig
+) -> float:
+    """The gain in bpb that noise alone would exceed with the probability that this look may spend."""
+    return -quantile(level_at_look(level, num_runs, policy.max_runs), degrees_of_freedom) * error
+
+
+def _chance_of_keep(
+    gain: float,
+    error: float,
+    level: float,
+    standing: Standing,
+    champion: Standing,
+    noise: NoiseFloor,
+    policy: DecisionConfig,
+) -> float:
+    """The probability that the gain will stand out at the last look, by what is known of it now.
+
+    Until then the error falls to that of `max_runs` runs on both sides, and the estimate makes a normal step
+    of variance error^2 - final error^2 (the predictive probability under a flat prior; D. Spiegelhalter et
+    al., Controlled Clinical Trials 7, 1986).
+    """
+    num_more = policy.max_runs - len(standing.scores)
+    if num_more <= 0:
+        return 0.0
+    final_error = noise.sd_bpb * math.sqrt(
+        1 / policy.max_runs + 1 / max(len(champion.scores), policy.max_runs)
+    )
+    needed = _threshold(level, policy.max_runs, final_error, noise.degrees_of_freedom + num_more, policy)
+    step = math.sqrt(max(error**2 - final_error**2, 0.0))
+    if step == 0:
+        return float(gain > needed)
+    return NormalDist().cdf((gain - needed) / step)
 
 
 def quantile(probability: float, degrees_of_freedom: int) -> float:
@@ -175,6 +219,7 @@ def _judge(
     error: float,
     threshold: float,
     probability: float,
+    outlook: float,
     num_runs: int,
     evidence: Evidence,
     policy: DecisionConfig,
@@ -183,19 +228,19 @@ def _judge(
     runs = f"over {num_runs} run{'s' if num_runs > 1 else ''}"
     if gain > threshold and gain > policy.min_gain_bpb:
         return Verdict.KEEP, f"{effect} {runs}, beyond the {threshold:.5f} that noise would explain"
-    if _is_tie(gain, error, policy) and evidence.line_delta < 0 and num_runs >= min(2, policy.max_runs):
+    is_tidier = evidence.line_delta < 0 and gain >= -policy.tie_fraction * error
+    if is_tidier and num_runs >= min(2, policy.max_runs):
         return (
             Verdict.KEEP,
             f"as good as the champion ({effect}, {runs}) with {-evidence.line_delta} lines less",
         )
-    if gain <= policy.min_gain_bpb and not (_is_tie(gain, error, policy) and evidence.line_delta < 0):
+    if gain <= policy.min_gain_bpb and not is_tidier:
         return Verdict.DISCARD, f"{effect} {runs}"
     if num_runs >= policy.max_runs:
         return Verdict.DISCARD, f"{effect} {runs}: still within the noise, not worth more runs"
+    if outlook < policy.min_chance and not is_tidier:
+        chance = f"a chance of {outlook:.0%} to stand out within {policy.max_runs}"
+        return Verdict.DISCARD, f"{effect} {runs}: within the noise, and {chance}"
     return Verdict.REPLICATE, (
         f"{effect} {runs}: within the noise (needs {threshold:.5f}, {probability:.0%} likely a gain): again"
     )
-
-
-def _is_tie(gain: float, error: float, policy: DecisionConfig) -> bool:
-    return abs(gain) <= policy.tie_fraction * error

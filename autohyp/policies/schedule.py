@@ -51,12 +51,19 @@ def _rank(state: CampaignState, entry: ExperimentEntry) -> int:
     return 2 if entry.results else 3
 
 
-def champion_runs_wanted(state: CampaignState, policy: DecisionConfig, first_seed: int) -> tuple[int, ...]:
-    """Seeds that the champion should still be run with, so that its mean is no lucky draw."""
+def champion_runs_wanted(
+    state: CampaignState, policy: DecisionConfig, first_seed: int, challenger_runs: int = 0
+) -> tuple[int, ...]:
+    """Seeds that the champion should still be run with, so that its mean is no lucky draw.
+
+    A challenger that is run again can only stand out as far as the champion is known: that one keeps up
+    with its `challenger_runs`, once for all that will challenge it.
+    """
     champion = state.champion
     if champion is None:
         return ()
-    return seeds_from(first_seed, max(0, policy.champion_runs - len(champion.seeds)), champion.seeds)
+    wanted = max(policy.champion_runs, min(challenger_runs, policy.max_runs))
+    return seeds_from(first_seed, max(0, wanted - len(champion.seeds)), champion.seeds)
 
 
 def num_wanted(num_workers: int, num_queued: int) -> int:

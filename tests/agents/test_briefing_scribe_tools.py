@@ -156,9 +156,12 @@ def test_the_scribe_writes_what_changed_and_draws_now_and_then(
     state = campaign.ledger.state()
     scribe.write(state, [state.decision_order[-1]])
     assert len((tmp_path / "experiments.jsonl").read_text().splitlines()) == 4
+    champion_id = state.champion_id  # it was run again beside its challenger
     assert {name for name in content(tmp_path) if content(tmp_path)[name] != files.get(name)} == {
         "experiments.jsonl",
         "results.tsv",
+        f"plans/{champion_id}.md",
+        *(f"runs/{champion_id}/{name}" for name in ("result.json", "events.jsonl", "metadata.json")),
         *(name for name in content(tmp_path) if state.decision_order[-1] in name),
     }
     assert told == [3], "too soon to tell of the whole again"

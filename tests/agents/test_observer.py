@@ -129,9 +129,11 @@ def test_the_real_gains_are_found_and_kept_and_nothing_else_is(num_workers: int)
     campaign = simulate(num_workers=num_workers)
     observer = campaign.play()
     state = campaign.ledger.state()
-    assert verdicts(state) == EXPECTED
+    # With many workers the second gain begins before the first is believed, and then is the smaller one.
+    beside = num_workers == 5
+    assert verdicts(state) == EXPECTED | ({"real-gain-2": Verdict.DISCARD} if beside else {})
     assert state.champion is not None
-    assert state.champion.experiment.hypothesis.title == "Try real-gain-2"
+    assert state.champion.experiment.hypothesis.title == f"Try real-gain{'' if beside else '-2'}"
     assert state.champion.experiment.parent_experiment_id is not None
     assert observer.finished == state.ended == "the limit of 9 experiments is reached"
     assert campaign.workspace.champion_commit == state.champion.experiment.commit
@@ -156,7 +158,7 @@ def test_the_baseline_is_run_three_times_before_anything_else() -> None:
     campaign.play()
     orders = [(order.title, order.run.seed) for order in campaign.fleet.assigned]
     assert orders[:3] == [("baseline", 42), ("baseline", 43), ("baseline", 44)]
-    assert all(title != "baseline" for title, _ in orders[3:])
+    assert orders[3] == ("Try noise-1", 42)
 
 
 def test_with_many_workers_nobody_waits_for_the_baseline_but_nothing_is_decided_before_it() -> None:
@@ -174,11 +176,22 @@ def test_with_many_workers_nobody_waits_for_the_baseline_but_nothing_is_decided_
 
 
 def test_a_new_champion_is_run_again() -> None:
-    campaign = simulate()
+    campaign = simulate(champion_runs=7)
     campaign.play()
     kept = by_title(campaign.ledger.state())["real-gain"]
-    assert list(kept.scores) == [42, 43]
-    assert kept.decisions[-1].num_runs == 1
+    assert list(kept.scores) == [42, 43, 44, 45, 46, 47, 48]
+    assert kept.decisions[-1].num_runs < 7
+
+
+def test_a_champion_is_run_as_often_as_its_challenger() -> None:
+    """Else the error of the champion's own mean would hide what the challenger's runs show."""
+    small = ScriptedObjective(effects={("MATRIX_LR", 0.08): -0.004})
+    campaign = simulate([REAL_GAIN], {"max_experiments": 2}, objective=small)
+    campaign.play()
+    entries = by_title(campaign.ledger.state())
+    num_runs = entries["real-gain"].decisions[-1].num_runs
+    assert num_runs > 3
+    assert len(entries["baseline"].scores) == num_runs
 
 
 def noise_only(campaign_number: int, **decisions: Any) -> CampaignState:
@@ -193,9 +206,9 @@ def noise_only(campaign_number: int, **decisions: Any) -> CampaignState:
 def test_changes_that_only_make_noise_are_kept_no_more_often_than_promised() -> None:
     states = [noise_only(number) for number in range(20)]
     num_kept = sum(len(state.lineage) - 1 for state in states)
-    # 1 % at a look, 1.6 looks an experiment; three standard deviations of a binomial count above that.
-    assert num_kept <= 0.016 * 240 + 3 * (0.016 * 240) ** 0.5
-    assert max(len(entry.results) for state in states for entry in state.experiments.values()) <= 4
+    # In one campaign of twenty anything at all, and three standard deviations above that.
+    assert num_kept <= 0.05 * 20 + 3 * (0.05 * 20) ** 0.5
+    assert max(len(entry.results) for state in states for entry in state.experiments.values()) <= 16
     assert sum(len(noise_only(number, false_keep_rate=1e-6).lineage) for number in range(3)) == 3
 
 
@@ -388,8 +401,9 @@ def test_a_worker_that_dies_just_after_it_recorded_its_result_takes_nothing_with
     observer.step(0)
     entry = by_title(campaign.ledger.state())["real-gain"]
     assert entry.scores == {42: 1.77}
-    assert entry.verdict is Verdict.KEEP
+    assert [decision.verdict for decision in entry.decisions] == [Verdict.REPLICATE]
     campaign.play()
+    assert by_title(campaign.ledger.state())["real-gain"].verdict is Verdict.KEEP
     assert_nothing_is_lost_or_counted_twice(campaign)
 
 

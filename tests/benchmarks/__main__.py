@@ -15,6 +15,7 @@ from autohyp.testing.campaigns import CampaignShape, write_campaign
 from .cost import measure_cost
 from .figures import Figure, machine, table
 from .gpu import measure_gpu
+from .keeps import measure_keeps
 from .reopening import measure_reopening
 from .starting import measure_starting
 from .transitions import measure_ledger_alone, measure_through_ray
@@ -29,6 +30,7 @@ SHORT_PARTS: dict[str, Callable[[Path], list[Figure]]] = {
     "starting": measure_starting,
     "trust": measure_trust,
     "gpu": measure_gpu,
+    "keeps": measure_keeps,
 }
 LONG_PARTS: dict[str, Callable[[CampaignPaths, int], list[Figure]]] = {
     "reopen": measure_reopening,
